@@ -1,0 +1,97 @@
+"""Typed configuration: dataclasses filled from plain mappings, with errors a person can act on."""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar
+
+from irl_ray.errors import UserError, did_you_mean
+
+T = TypeVar("T")
+
+
+def build(cls: type[T], values: Mapping[str, Any], where: str) -> T:
+    """An instance of the dataclass `cls` from a mapping, recursively.
+
+    Args:
+        cls: the dataclass; its field types are enforced.
+        values: keys are field names; nested dataclasses are given as mappings.
+        where: what to call this mapping in errors, e.g. "config" or "config.model".
+
+    Raises:
+        UserError: on an unknown key or a value of the wrong type.
+    """
+    if not isinstance(values, Mapping):
+        raise UserError(f"{where}: expected a mapping of settings, got {values!r}")
+    hints = typing.get_type_hints(cls)
+    fields = {field.name for field in dataclasses.fields(cls)}
+    for key in values:
+        if key not in fields:
+            raise UserError(
+                f"{where}.{key}: unknown setting.{did_you_mean(key, fields)} "
+                f"Known: {', '.join(sorted(fields))}"
+            )
+    return cls(**{key: _convert(hints[key], value, f"{where}.{key}") for key, value in values.items()})
+
+
+def _convert(hint: Any, value: Any, where: str) -> Any:
+    origin, options = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        if type(None) not in options:
+            return value  # the class itself checks alternatives
+        if value is None:
+            return None
+        return _convert(next(option for option in options if option is not type(None)), value, where)
+    if dataclasses.is_dataclass(hint):
+        return value if isinstance(value, hint) else build(hint, value, where)
+    if hint is float and isinstance(value, (int, float)) and not isinstance(value, bool):
+        return float(value)
+    if hint in (int, str, bool):
+        if type(value) is not hint:
+            raise UserError(f"{where}: expected {_NAMES[hint]}, got {value!r}")
+        return value
+    if hint is float:
+        raise UserError(f"{where}: expected a number, got {value!r}")
+    if origin is tuple:
+        if isinstance(value, str) or not isinstance(value, Sequence):
+            raise UserError(f"{where}: expected a list, got {value!r}")
+        return tuple(_convert(options[0], item, f"{where}[{i}]") for i, item in enumerate(value))
+    return value
+
+
+_NAMES = {int: "an integer", str: "text", bool: "true or false"}
+
+
+def to_plain(config: Any) -> Any:
+    """A dataclass as plain dictionaries and lists, ready for JSON and YAML."""
+    if dataclasses.is_dataclass(config):
+        return {f.name: to_plain(getattr(config, f.name)) for f in dataclasses.fields(config)}
+    if isinstance(config, (tuple, list)):
+        return [to_plain(item) for item in config]
+    return config
+
+
+def merge(base: Mapping[str, Any], override: Mapping[str, Any]) -> dict[str, Any]:
+    """`override` laid over `base`, mapping by mapping."""
+    merged = dict(base)
+    for key, value in override.items():
+        both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
+        merged[key] = merge(merged[key], value) if both else value
+    return merged
+
+
+def with_preset(values: Mapping[str, Any], presets: Mapping[str, Mapping[str, Any]], where: str) -> dict:
+    """`values` laid over the preset that its key `preset` names ("small" unless given)."""
+    if not isinstance(values, Mapping):
+        raise UserError(f"{where}: expected a mapping of settings, got {values!r}")
+    rest = {key: value for key, value in values.items() if key != "preset"}
+    name = values.get("preset", "small")
+    if name not in presets:
+        raise UserError(
+            f"{where}.preset: {name!r} is unknown.{did_you_mean(name, presets)} "
+            f"Expected one of {', '.join(presets)}"
+        )
+    return merge(presets[name], rest)

@@ -1,0 +1,283 @@
+"""The metacontroller: finds codes and switches inside a frozen base model (D.2, Fig. 5, Tables A9, A10).
+
+One function per equation:
+
+    memory       h_t = GRU(e_t, h_{t-1})                          Eq. 12   causal
+    summarise    s   = f_emb(e_{1:T})                             Eq. 13   sees the whole sequence
+    encode       mu_t, Sigma_t = f_enc(e_t, h_{t-1}, s_t)         Eq. 14
+    propose      z~_t ~ N(mu_t, Sigma_t)                          Eq. 15
+    switch       beta_t = f_switch(e_t, h_{t-1}, z_{t-1})         Eq. 16   causal
+    integrate    z_t = beta_t z~_t + (1 - beta_t) z_{t-1}         Eq. 17
+    decode       U_t = f_hyp(z_t)                                 Eq. 18
+    control      e^_t = e_t + U_t e_t                             Eq. 11
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from irl_ray.errors import UserError
+from irl_ray.models.hawk import RGLRU
+from irl_ray.models.state import State
+
+
+@dataclass
+class MetacontrollerConfig:
+    """Shape and initial values of a metacontroller; defaults are Table A9.
+
+    Attributes:
+        layer: l, the residual layer it reads and writes; None for L/2.
+        code_size: n_z.
+        memory_size: n_h, width of the causal GRU.
+        summary_size: n_s, width of the sequence embedding read at each step.
+        summary: "per_step" reads the embedding at each step (Eq. 13); "sequence" gives every step
+            the same vector, the mean over the sequence (ours).
+        encoder_hidden: hidden width of f_enc and f_switch.
+        decoder_hidden: hidden width of f_hyp.
+        rank: rank of U; None for a full matrix (the ant's).
+        controller_scale: standard deviation of U e relative to e at a code drawn from the prior.
+        initial_log_std: initial log standard deviation of the proposal.
+        initial_switch_bias: initial logit of the switch.
+        forced_switch: beta = 1 at every step (baseline of C.4.2).
+    """
+
+    layer: int | None = None
+    code_size: int = 8
+    memory_size: int = 32
+    summary_size: int = 32
+    summary: str = "per_step"
+    encoder_hidden: int = 64
+    decoder_hidden: int = 32
+    rank: int | None = 16
+    controller_scale: float = 0.5
+    initial_log_std: float = -1.5
+    initial_switch_bias: float = -1.0
+    forced_switch: bool = False
+
+
+class Proposal(NamedTuple):
+    """N(mean, exp(log_std)²) per step, each [B, T, z]."""
+
+    mean: Tensor
+    log_std: Tensor
+
+    def kl(self) -> Tensor:
+        """KL(N(mu, Sigma) || N(0, I)) in nats, summed over code dimensions: [B, T] (Eq. 9)."""
+        return 0.5 * (self.mean**2 + (2 * self.log_std).exp() - 1 - 2 * self.log_std).sum(-1)
+
+
+class Controls(NamedTuple):
+    """What the metacontroller did to a batch of sequences.
+
+    Attributes:
+        residual: [B, T, d], the controlled residual stream.
+        code: [B, T, z], the integrated codes z_t.
+        beta: [B, T], the switch.
+        proposal: the distribution each proposal was drawn from.
+    """
+
+    residual: Tensor
+    code: Tensor
+    beta: Tensor
+    proposal: Proposal
+
+
+class SequenceSummary(nn.Module):
+    """f_emb: a bidirectional RG-LRU over the residual stream (Eq. 13). Not causal, by design."""
+
+    def __init__(self, width: int, size: int):
+        super().__init__()
+        if size % 2:
+            raise UserError(f"summary_size={size} must be even: half runs forward, half backward")
+        self.input = nn.Linear(width, size)
+        self.forward_scan = RGLRU(size // 2, 1)
+        self.backward_scan = RGLRU(size // 2, 1)
+        self.out = nn.Linear(size, size)
+
+    def forward(self, residual: Tensor, mask: Tensor) -> Tensor:
+        """e [B, T, d], mask [B, T] -> [B, T, s]."""
+        past, future = self.input(residual).chunk(2, -1)
+        past = self.forward_scan(past, mask)
+        future = self.backward_scan(future.flip(1), mask.flip(1)).flip(1)
+        return self.out(F.gelu(torch.cat([past, future], -1)))
+
+
+class ControllerDecoder(nn.Module):
+    """f_hyp: code -> linear controller U(z), never formed (Eq. 18).
+
+    The hypernetwork is linear in its hidden layer k(z), so U(z) = B(z) A(z) with
+    A(z) = sum_k k(z)_k A_k and B(z) = sum_k k(z)_k B_k, and U(z) e is contracted over k as it is
+    computed: neither U nor, per token, A and B are materialised.
+
+    Args:
+        rank: r, or None for a full matrix U(z) = sum_k k(z)_k U_k.
+        scale: standard deviation of U(z) e relative to e for z ~ N(0, I).
+    """
+
+    def __init__(self, code_size: int, hidden: int, width: int, rank: int | None, scale: float):
+        super().__init__()
+        self.rank = rank
+        self.hidden = nn.Linear(code_size, hidden)
+        basis = hidden + 1  # the hidden layer and a constant: the bias of the hypernetwork's output
+        nn.init.normal_(self.hidden.weight, std=code_size**-0.5)
+        if rank is None:
+            self.full = nn.Parameter(torch.randn(basis, width, width) * scale * (basis * width) ** -0.5)
+        else:
+            self.down = nn.Parameter(torch.randn(basis, rank, width) * (basis * width) ** -0.5)
+            self.up = nn.Parameter(torch.randn(basis, rank, width) * scale * (basis * rank) ** -0.5)
+
+    def basis(self, code: Tensor) -> Tensor:
+        """k(z): [..., z] -> [..., hidden + 1]."""
+        return F.pad(F.relu(self.hidden(code)) * 2**0.5, (0, 1), value=1.0)
+
+    def forward(self, code: Tensor, residual: Tensor) -> Tensor:
+        """U(z) e: codes [..., z] and residuals [..., d] -> [..., d]."""
+        k = self.basis(code)
+        if self.rank is None:
+            parts = (residual @ self.full.flatten(0, 1).T).unflatten(-1, (k.shape[-1], -1))
+            return (k[..., None, :] @ parts).squeeze(-2)
+        parts = (residual @ self.down.flatten(0, 1).T).unflatten(-1, (k.shape[-1], self.rank))
+        inner = (k[..., None, :] @ parts).squeeze(-2)  # A(z) e: [..., r]
+        return (k[..., :, None] * inner[..., None, :]).flatten(-2) @ self.up.flatten(0, 1)
+
+    def matrix(self, code: Tensor) -> Tensor:
+        """U(z) as a dense matrix, for analysis: [..., z] -> [..., d, d]."""
+        k = self.basis(code)
+        if self.rank is None:
+            return torch.einsum("...k,kij->...ij", k, self.full)
+        down = torch.einsum("...k,krd->...rd", k, self.down)
+        up = torch.einsum("...k,krd->...rd", k, self.up)
+        return up.transpose(-1, -2) @ down
+
+
+class Metacontroller(nn.Module):
+    """Encoder, switch, memory and decoder around one layer of a base model.
+
+    Args:
+        config: shape and initial values.
+        width: d of the base model.
+        num_layers: L of the base model.
+    """
+
+    def __init__(self, config: MetacontrollerConfig, width: int, num_layers: int):
+        super().__init__()
+        self.config, self.width = config, width
+        self.layer = num_layers // 2 if config.layer is None else config.layer
+        if not 0 <= self.layer <= num_layers:
+            raise UserError(f"layer={self.layer}: the base model has layers 0..{num_layers}")
+        if config.summary not in ("per_step", "sequence"):
+            raise UserError(f"summary: expected 'per_step' or 'sequence', got {config.summary!r}")
+        z, hidden = config.code_size, config.encoder_hidden
+        self.norm = nn.RMSNorm(width)
+        self.gru = nn.GRU(width, config.memory_size, batch_first=True)
+        self.summary = SequenceSummary(width, config.summary_size)
+        context = width + config.memory_size
+        self.encoder = nn.Sequential(
+            nn.Linear(context + config.summary_size, hidden), nn.ReLU(), nn.Linear(hidden, 2 * z)
+        )
+        self.switch_context = nn.Linear(context, hidden)
+        self.switch_code = nn.Linear(z, hidden, bias=False)
+        self.switch_out = nn.Linear(hidden, 1)
+        self.decoder = ControllerDecoder(z, config.decoder_hidden, width, config.rank, config.controller_scale)
+        with torch.no_grad():
+            self.encoder[-1].bias[z:] = config.initial_log_std
+            self.switch_out.bias.fill_(config.initial_switch_bias)
+
+    def memory(self, residual: Tensor) -> Tensor:
+        """h_{t-1} for every t (Eq. 12): [B, T, d] -> [B, T, h], zero at t = 1."""
+        hidden, _ = self.gru(self.norm(residual))
+        return F.pad(hidden[:, :-1], (0, 0, 1, 0))
+
+    def summarise(self, residual: Tensor, mask: Tensor) -> Tensor:
+        """s (Eq. 13): [B, T, d] -> [B, T, s]."""
+        summary = self.summary(self.norm(residual), mask)
+        if self.config.summary == "sequence":
+            weight = mask[..., None] / mask.sum(1)[:, None, None]
+            summary = (summary * weight).sum(1, keepdim=True).expand_as(summary)
+        return summary
+
+    def encode(self, residual: Tensor, memory: Tensor, summary: Tensor) -> Proposal:
+        """mu_t and log sigma_t (Eq. 14)."""
+        mean, log_std = self.encoder(torch.cat([self.norm(residual), memory, summary], -1)).chunk(2, -1)
+        return Proposal(mean, log_std.clamp(-7, 3))
+
+    def propose(self, proposal: Proposal, noise: Tensor) -> Tensor:
+        """z~_t, reparameterised (Eq. 15)."""
+        return proposal.mean + proposal.log_std.exp() * noise
+
+    def _switch_context(self, residual: Tensor, memory: Tensor) -> Tensor:
+        return self.switch_context(torch.cat([self.norm(residual), memory], -1))
+
+    def _switch(self, context: Tensor, previous: Tensor) -> Tensor:
+        if self.config.forced_switch:
+            return torch.ones_like(previous[..., 0])
+        hidden = F.relu(context + self.switch_code(previous))
+        return torch.sigmoid(self.switch_out(hidden)).squeeze(-1)
+
+    def switch(self, residual: Tensor, memory: Tensor, previous: Tensor) -> Tensor:
+        """beta_t (Eq. 16) from e_t, h_{t-1} and z_{t-1}: [...] in (0, 1). Sees no future."""
+        return self._switch(self._switch_context(residual, memory), previous)
+
+    def integrate(self, residual: Tensor, memory: Tensor, proposed: Tensor, threshold: float | None = None):
+        """beta_t and z_t over a sequence (Eqs. 16, 17): [B, T], [B, T, z].
+
+        z_0 = 0 and the first proposal is always taken (ours). With a `threshold` the switch is
+        binary, as in internal RL.
+        """
+        contexts = self._switch_context(residual, memory).unbind(1)
+        code = proposed[:, 0]
+        codes, betas = [code], [torch.ones_like(code[:, 0])]
+        for context, proposal in zip(contexts[1:], proposed.unbind(1)[1:]):
+            beta = self._switch(context, code)
+            if threshold is not None:
+                beta = (beta >= threshold).to(beta.dtype)
+            code = torch.lerp(code, proposal, beta[:, None])
+            codes.append(code)
+            betas.append(beta)
+        return torch.stack(betas, 1), torch.stack(codes, 1)
+
+    def control(self, residual: Tensor, code: Tensor) -> Tensor:
+        """e^ = e + U(z) e (Eqs. 11, 18)."""
+        return residual + self.decoder(code, residual)
+
+    def forward(
+        self, residual: Tensor, mask: Tensor, noise: Tensor, threshold: float | None = None
+    ) -> Controls:
+        """Parallel form over whole sequences.
+
+        Args:
+            residual: e_l of the base model, [B, T, d].
+            mask: bool [B, T], true on real steps.
+            noise: standard normal [B, T, z]; zeros give the mean code.
+            threshold: binarises the switch where given.
+        """
+        memory = self.memory(residual)
+        proposal = self.encode(residual, memory, self.summarise(residual, mask))
+        beta, code = self.integrate(residual, memory, self.propose(proposal, noise), threshold)
+        return Controls(self.control(residual, code), code, beta, proposal)
+
+    def initial_state(self, rows: int) -> State:
+        """Memory h, code z and a flag that is zero before the first step, for `rows` sequences."""
+        like = self.switch_out.weight
+        return {
+            "memory": like.new_zeros(rows, self.config.memory_size),
+            "code": like.new_zeros(rows, self.config.code_size),
+            "started": like.new_zeros(rows),
+        }
+
+    def switch_step(self, residual: Tensor, state: State) -> Tensor:
+        """beta_t for [N, d] and the memory's update (Algorithm 1): [N], 1 on a row's first step.
+
+        Updates h in place; z stays until `state["code"]` is written.
+        """
+        beta = self.switch(residual, state["memory"], state["code"])
+        beta = torch.where(state["started"] > 0, beta, 1.0)
+        _, hidden = self.gru(self.norm(residual)[:, None], state["memory"][None])
+        state["memory"].copy_(hidden[0])
+        state["started"].fill_(1)
+        return beta

@@ -1,0 +1,170 @@
+"""The base model p(a_t, o_{t+1} | o_{1:t}) and its residual stream (D.1; Tables A4, A5, A15, A16).
+
+`embed -> lower -> upper -> heads`: the lower half ends, and the upper half begins, at the layer
+where a controller may change the residual stream.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from irl_ray.envs.pinpad import NUM_ACTIONS
+from irl_ray.errors import UserError, did_you_mean
+from irl_ray.models.encoders import ENCODERS
+from irl_ray.models.hawk import HawkMixer
+from irl_ray.models.state import State
+from irl_ray.models.transformer import CausalSelfAttention
+
+
+@dataclass
+class SequenceModelConfig:
+    """Shape of a base model.
+
+    Attributes:
+        mixer: "transformer" (attention with T5 buckets) or "hawk" (RG-LRU).
+        width: d = n_e, width of the residual stream.
+        layers: L, number of residual blocks.
+        heads: attention heads, or blocks of the RG-LRU gates.
+        mlp: hidden width of the MLP in each block.
+        encoder: "absolute" (the paper's) or "egocentric".
+        init_scale: variance scaling (fan in) of every linear map; 0.1 in the paper.
+        embedding_std: standard deviation of the encoder's embeddings.
+    """
+
+    mixer: str = "transformer"
+    width: int = 64
+    layers: int = 4
+    heads: int = 4
+    mlp: int = 128
+    encoder: str = "egocentric"
+    init_scale: float = 1.0
+    embedding_std: float = 0.3
+
+
+class Block(nn.Module):
+    """x += mix(norm(x)); x += mlp(norm(x)), with one hidden ReLU layer (D.1)."""
+
+    def __init__(self, config: SequenceModelConfig):
+        super().__init__()
+        mixers = {"transformer": CausalSelfAttention, "hawk": HawkMixer}
+        if config.mixer not in mixers:
+            raise UserError(
+                f"mixer: {config.mixer!r} is unknown.{did_you_mean(config.mixer, mixers)} "
+                f"Expected one of {', '.join(mixers)}"
+            )
+        self.mix_norm = nn.RMSNorm(config.width)
+        self.mix = mixers[config.mixer](config.width, config.heads)
+        self.mlp_norm = nn.RMSNorm(config.width)
+        self.mlp_in = nn.Linear(config.width, config.mlp)
+        self.mlp_out = nn.Linear(config.mlp, config.width)
+
+    def _mlp(self, x: Tensor) -> Tensor:
+        return self.mlp_out(F.relu(self.mlp_in(self.mlp_norm(x))))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.mix(self.mix_norm(x))
+        return x + self._mlp(x)
+
+    def step(self, x: Tensor, state: State) -> Tensor:
+        x = x + self.mix.step(self.mix_norm(x), state)
+        return x + self._mlp(x)
+
+
+class SequenceModel(nn.Module):
+    """Autoregressive model of the actions and observations of goal-directed agents.
+
+    Args:
+        config: shape of the network.
+        grid_size: G of the world it observes.
+        num_entities: E of the world it observes (colours, walls, agent).
+    """
+
+    def __init__(self, config: SequenceModelConfig, grid_size: int, num_entities: int):
+        super().__init__()
+        if config.encoder not in ENCODERS:
+            raise UserError(
+                f"encoder: {config.encoder!r} is unknown.{did_you_mean(config.encoder, ENCODERS)} "
+                f"Expected one of {', '.join(ENCODERS)}"
+            )
+        if config.width % config.heads:
+            raise UserError(f"width={config.width} must be a multiple of heads={config.heads}")
+        self.config, self.grid_size, self.num_entities = config, grid_size, num_entities
+        cells = grid_size**2
+        self.encoder = ENCODERS[config.encoder](grid_size, num_entities, config.width, config.embedding_std)
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
+        self.norm = nn.RMSNorm(config.width)
+        self.action_head = nn.Linear(config.width, NUM_ACTIONS)
+        self.agent_head = nn.Linear(config.width, cells)
+        self.static_head = nn.Linear(config.width, (num_entities - 1) * cells)
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.normal_(module.weight, std=(config.init_scale / module.in_features) ** 0.5)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+
+    @property
+    def width(self) -> int:
+        return self.config.width
+
+    @property
+    def num_layers(self) -> int:
+        return self.config.layers
+
+    def embed(self, observation: Tensor) -> Tensor:
+        """Observation int64 [..., E] -> e_0 [..., d]."""
+        return self.encoder(observation)
+
+    def lower(self, embedding: Tensor, layer: int) -> Tensor:
+        """e_0 [B, T, d] -> e_l [B, T, d]."""
+        for block in self.blocks[:layer]:
+            embedding = block(embedding)
+        return embedding
+
+    def upper(self, residual: Tensor, layer: int) -> Tensor:
+        """e_l [B, T, d] -> e_L [B, T, d]."""
+        for block in self.blocks[layer:]:
+            residual = block(residual)
+        return residual
+
+    def residuals(self, observation: Tensor) -> list[Tensor]:
+        """e_{t,l} for l = 0..L: L + 1 tensors [B, T, d]."""
+        stream = [self.embed(observation)]
+        for block in self.blocks:
+            stream.append(block(stream[-1]))
+        return stream
+
+    def action_logits(self, residual: Tensor) -> Tensor:
+        """e_L [..., d] -> [..., A]."""
+        return self.action_head(self.norm(residual))
+
+    def agent_logits(self, hidden: Tensor) -> Tensor:
+        """Normalised e_L [..., d] -> logits of the agent's next cell [..., C]."""
+        return self.agent_head(hidden)
+
+    def static_logits(self, hidden: Tensor) -> Tensor:
+        """Normalised e_L [..., d] -> logits of the cell of every colour and wall [..., E-1, C]."""
+        return self.static_head(hidden).unflatten(-1, (self.num_entities - 1, -1))
+
+    def forward(self, observation: Tensor) -> Tensor:
+        """Observation int64 [B, T, E] -> action logits [B, T, A]."""
+        return self.action_logits(self.upper(self.embed(observation), 0))
+
+    def initial_state(self, rows: int, steps: int) -> list[State]:
+        """State of the step form, one entry per layer, for sequences of at most `steps` steps."""
+        return [block.mix.initial_state(rows, steps) for block in self.blocks]
+
+    def lower_step(self, observation: Tensor, state: list[State], layer: int) -> Tensor:
+        """Observation int64 [N, E] -> e_l [N, d]. Updates the first `layer` states in place."""
+        x = self.embed(observation)
+        for block, block_state in zip(self.blocks[:layer], state):
+            x = block.step(x, block_state)
+        return x
+
+    def upper_step(self, residual: Tensor, state: list[State], layer: int) -> Tensor:
+        """e_l [N, d] -> e_L [N, d]. Updates the states from `layer` on in place."""
+        for block, block_state in zip(self.blocks[layer:], state[layer:]):
+            residual = block.step(residual, block_state)
+        return residual

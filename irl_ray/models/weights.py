@@ -1,0 +1,215 @@
+"""Portable artefacts: a folder with model.safetensors, config.json and CARD.md.
+
+One format for everything: an artefact holds the base model and, as far as training has come, the
+metacontroller and the policy over codes. Nothing in it is ever unpickled.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from irl_ray.config import build, to_plain
+from irl_ray.envs.pinpad import PinpadSpec
+from irl_ray.errors import UserError, did_you_mean
+from irl_ray.models.code_policy import CodePolicy, CodePolicyConfig
+from irl_ray.models.metacontroller import Metacontroller, MetacontrollerConfig
+from irl_ray.models.sequence_model import SequenceModel, SequenceModelConfig
+
+FORMAT = 1
+RELEASED = Path(__file__).resolve().parent.parent / "released"
+
+
+@dataclass
+class Artefact:
+    """A trained agent, or the part of it that exists so far.
+
+    Attributes:
+        world: the world whose demonstrations the base model imitated.
+        base: the frozen sequence model.
+        metacontroller: None before discovery.
+        policy: None before internal RL.
+        metrics: what was measured, by phase.
+        provenance: how each phase was run (configuration, seed, code revision), by phase.
+    """
+
+    world: PinpadSpec
+    base: SequenceModel
+    metacontroller: Metacontroller | None = None
+    policy: CodePolicy | None = None
+    metrics: dict[str, dict[str, Any]] = field(default_factory=dict)
+    provenance: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    @property
+    def parts(self) -> dict[str, nn.Module]:
+        named = {"base": self.base, "metacontroller": self.metacontroller, "policy": self.policy}
+        return {name: module for name, module in named.items() if module is not None}
+
+
+def new_base(config: SequenceModelConfig, world: PinpadSpec) -> SequenceModel:
+    """A fresh base model for a world."""
+    return SequenceModel(config, world.grid_size, world.num_entities)
+
+
+def fingerprint(module: nn.Module) -> str:
+    """SHA-256 over names and values of all parameters: equal only if bit-identical."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(module.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def code_revision() -> str:
+    """The git revision of this package, "unknown" outside a checkout."""
+    try:
+        here = Path(__file__).resolve().parent
+        git = ["git", "-C", str(here), "describe", "--always", "--dirty"]
+        return subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+def save(artefact: Artefact, folder: str | os.PathLike[str]) -> Path:
+    """Writes an artefact; the folder is complete or absent, never half written."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {
+        f"{part}.{name}": tensor.detach().cpu().contiguous()
+        for part, module in artefact.parts.items()
+        for name, tensor in module.state_dict().items()
+    }
+    weights = folder / "model.safetensors"
+    save_file(tensors, weights.with_suffix(".partial"))
+    config = {
+        "format": FORMAT,
+        "world": to_plain(artefact.world),
+        **{part: to_plain(module.config) for part, module in artefact.parts.items()},
+        "sha256": hashlib.sha256(weights.with_suffix(".partial").read_bytes()).hexdigest(),
+        "metrics": artefact.metrics,
+        "provenance": artefact.provenance,
+    }
+    partial = folder / "config.partial"
+    partial.write_text(json.dumps(config, indent=1))
+    (folder / "CARD.md").write_text(card(artefact))
+    os.replace(weights.with_suffix(".partial"), weights)
+    os.replace(partial, folder / "config.json")
+    return folder
+
+
+def card(artefact: Artefact) -> str:
+    """The model card: what it is, how it was made, what was measured."""
+    sizes = {part: sum(p.numel() for p in m.parameters()) for part, m in artefact.parts.items()}
+    world = artefact.world
+    lines = [
+        "# Model card",
+        "",
+        f"World: {world.grid_size}x{world.grid_size} cells, {world.num_colours} colours, "
+        f"{world.num_walls} walls, {len(world.tasks)} pretraining tasks.",
+        "",
+        "| part | parameters |",
+        "|---|---|",
+        *(f"| {part} | {size:,} |" for part, size in sizes.items()),
+    ]
+    for phase, metrics in artefact.metrics.items():
+        made = artefact.provenance.get(phase, {})
+        told = ", ".join(f"{key} {made[key]}" for key in ("seed", "revision") if key in made)
+        lines += ["", f"## {phase} ({told})", "", "| measured | value |", "|---|---|"]
+        lines += [f"| {name} | {_shown(value)} |" for name, value in metrics.items()]
+    return "\n".join(lines) + "\n"
+
+
+def _shown(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else f"{value}"
+
+
+def resolve(name: str | os.PathLike[str]) -> Path:
+    """The folder of an artefact: a path, or the name of released weights."""
+    path = Path(name).expanduser()
+    if (path / "config.json").is_file():
+        return path
+    released = sorted(p.parent.name for p in RELEASED.glob("*/config.json"))
+    if path.parent == Path(".") and path.name in released:
+        return RELEASED / path.name
+    for inner in ("artefact", "policy"):
+        if (path / inner / "config.json").is_file():
+            return path / inner
+    raise UserError(
+        f"{name}: no weights there (expected a folder with config.json and model.safetensors)."
+        f"{did_you_mean(str(name), released)} Released: {', '.join(released) or 'none'}"
+    )
+
+
+def load(name: str | os.PathLike[str], *required: str, device: str | torch.device = "cpu") -> Artefact:
+    """Reads an artefact with plain JSON and safetensors.
+
+    Args:
+        name: a folder, or the name of released weights such as "gridworld".
+        required: parts that must be there ("metacontroller", "policy").
+        device: where the weights go.
+
+    Raises:
+        UserError: if anything is missing, truncated, of another version or of another shape.
+    """
+    folder = resolve(name)
+    config = _read_config(folder / "config.json")
+    weights = folder / "model.safetensors"
+    try:
+        tensors = load_file(weights, device=str(device))
+    except FileNotFoundError:
+        raise UserError(f"{weights}: missing; copy the whole folder or train it again") from None
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{weights}: not a safetensors file or cut short ({error})") from None
+    for part in required:
+        if part not in config:
+            raise UserError(f"{folder}: holds no {part}; {_HOW[part]}")
+    world = build(PinpadSpec, config["world"], f"{folder}/config.json: world")
+    base = new_base(build(SequenceModelConfig, config["base"], f"{folder}: base"), world)
+    artefact = Artefact(world, base, metrics=config["metrics"], provenance=config["provenance"])
+    if "metacontroller" in config:
+        shape = build(MetacontrollerConfig, config["metacontroller"], f"{folder}: metacontroller")
+        artefact.metacontroller = Metacontroller(shape, base.width, base.num_layers)
+    if "policy" in config:
+        artefact.policy = CodePolicy(build(CodePolicyConfig, config["policy"], f"{folder}: policy"))
+    for part, module in artefact.parts.items():
+        own = {k.removeprefix(f"{part}."): v for k, v in tensors.items() if k.startswith(f"{part}.")}
+        try:
+            module.load_state_dict(own)
+        except RuntimeError as error:
+            first = str(error).splitlines()[1 if "\n" in str(error) else 0].strip()
+            raise UserError(f"{weights}: does not fit config.json: {first}") from None
+        if not all(bool(torch.isfinite(tensor).all()) for tensor in own.values()):
+            raise UserError(f"{weights}: {part} holds values that are not finite")
+        module.to(device).eval().requires_grad_(False)
+    return artefact
+
+
+_HOW = {
+    "metacontroller": "run discovery on it first (rllib train file tuned_configs/gridworld_discover.yaml)",
+    "policy": "run internal RL on it first (rllib train file tuned_configs/gridworld_internal.yaml)",
+}
+
+
+def _read_config(path: Path) -> Mapping[str, Any]:
+    try:
+        config = json.loads(path.read_text())
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not readable as JSON ({error})") from None
+    if not isinstance(config, dict) or config.get("format") != FORMAT:
+        found = config.get("format") if isinstance(config, dict) else type(config).__name__
+        raise UserError(f"{path}: format {found}, this version reads format {FORMAT}")
+    missing = {"world", "base", "metrics", "provenance"} - config.keys()
+    if missing:
+        raise UserError(f"{path}: lacks {', '.join(sorted(missing))}; train or download it again")
+    return config

@@ -1,0 +1,137 @@
+"""What the supervised phases share: optimiser, schedule, reporting, resuming."""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from abc import ABC, abstractmethod
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from irl_ray.config import to_plain
+from irl_ray.errors import UserError
+from irl_ray.models import weights
+from irl_ray.models.weights import Artefact
+
+
+@dataclass
+class OptimizerConfig:
+    """AdamW and its learning-rate schedule.
+
+    Attributes:
+        learning_rate: peak learning rate.
+        weight_decay: decoupled weight decay.
+        schedule: "cosine" to zero over the run, or "constant" (the paper's).
+        warmup_steps: linear warm-up.
+        max_grad_norm: clips the global gradient norm.
+    """
+
+    learning_rate: float = 3e-4
+    weight_decay: float = 0.03
+    schedule: str = "constant"
+    warmup_steps: int = 0
+    max_grad_norm: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.schedule not in ("cosine", "constant"):
+            raise UserError(f"schedule: expected 'cosine' or 'constant', got {self.schedule!r}")
+
+    def rate(self, step: int, steps: int) -> float:
+        """Learning rate of optimiser step `step` out of `steps`."""
+        warm = min(1.0, (step + 1) / max(1, self.warmup_steps))
+        if self.schedule == "constant":
+            return self.learning_rate * warm
+        return self.learning_rate * warm * 0.5 * (1 + math.cos(math.pi * min(1.0, step / steps)))
+
+
+class Phase(ABC):
+    """A supervised phase: calls of `step` until `finished`, then `gates` once.
+
+    Subclasses hold `config` with the fields `steps`, `report_every`, `optimizer`, `seed`.
+    """
+
+    name: str
+
+    def __init__(self, config: Any, trained: nn.Module):
+        self.config = config
+        self.step_number = 0
+        self.trained = trained
+        self.optimizer = torch.optim.AdamW(
+            [p for p in trained.parameters() if p.requires_grad],
+            lr=config.optimizer.learning_rate,
+            weight_decay=config.optimizer.weight_decay,
+            betas=(0.9, 0.999),
+        )
+        self.metrics: dict[str, float] = {}
+
+    @property
+    def finished(self) -> bool:
+        return self.step_number >= self.config.steps
+
+    def step(self) -> dict[str, float]:
+        """Some optimiser steps (`report_every`, or what is left); means of their metrics."""
+        sums: dict[str, float] = defaultdict(float)
+        count = min(self.config.report_every, self.config.steps - self.step_number)
+        started = time.perf_counter()
+        for _ in range(count):
+            rate = self.config.optimizer.rate(self.step_number, self.config.steps)
+            for group in self.optimizer.param_groups:
+                group["lr"] = rate
+            self.optimizer.zero_grad()
+            for name, value in self.accumulate_gradients().items():
+                sums[name] += value / count
+            nn.utils.clip_grad_norm_(self.trained.parameters(), self.config.optimizer.max_grad_norm)
+            self.optimizer.step()
+            self.step_number += 1
+        elapsed = time.perf_counter() - started
+        self.metrics = {
+            "step": self.step_number,
+            "trajectories": self.step_number * self.config.batch_size,
+            "trajectories_per_s": count * self.config.batch_size / elapsed,
+            **sums,
+        }
+        return self.metrics
+
+    @abstractmethod
+    def accumulate_gradients(self) -> dict[str, float]:
+        """Backpropagates one batch and returns what to log."""
+
+    @abstractmethod
+    def gates(self) -> dict[str, float]:
+        """What the next phase needs, measured on held-out data."""
+
+    @abstractmethod
+    def artefact(self) -> Artefact:
+        """The trained parts, without metrics and provenance."""
+
+    def export(self, folder: str | os.PathLike[str], gates: dict[str, float]) -> Path:
+        """Writes the artefact with its card."""
+        artefact = self.artefact()
+        artefact.metrics[self.name] = {**self.metrics, **gates}
+        artefact.provenance[self.name] = {
+            "seed": self.config.seed,
+            "revision": weights.code_revision(),
+            "torch": torch.__version__,
+            "config": to_plain(self.config),
+        }
+        return weights.save(artefact, folder)
+
+    def state(self) -> dict[str, Any]:
+        """Everything that resuming needs; safe to read with `torch.load(weights_only=True)`."""
+        return {
+            "step": self.step_number,
+            "trained": self.trained.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+        }
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Continues where `state` was taken; data and noise follow from the step number."""
+        self.step_number = state["step"]
+        self.trained.load_state_dict(state["trained"])
+        self.optimizer.load_state_dict(state["optimizer"])
