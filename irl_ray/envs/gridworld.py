@@ -131,11 +131,14 @@ class GridPinpadVectorEnv(gym.vector.VectorEnv):
         self._wall_at[rows[:, None], self.entities[rows, spec.num_colours : -1]] = True
 
     def step(
-        self, actions: np.ndarray
+        self, actions: np.ndarray, still: np.ndarray | None = None
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
-        """One step of every copy. Finished copies start anew (autoreset) or stay as they are."""
+        """One step of every copy, but for those of the mask `still` [N], which do not move at all.
+
+        Finished copies start anew (autoreset) or stay as they are.
+        """
         actions = np.asarray(actions)
-        waiting = self._finished.copy()
+        waiting = self._finished.copy() if still is None else self._finished | still
         position = self.entities[:, -1]
         cell = self._table[position, actions]
         cell = np.where(self._wall_at[self._rows, cell] | waiting, position, cell)
@@ -147,9 +150,9 @@ class GridPinpadVectorEnv(gym.vector.VectorEnv):
         success = (self.leg == self._task_lengths[self.task]) & ~waiting
         terminated = success | ((entered >= 0) & ~right)
         truncated = (self.elapsed >= self.world.horizon) & ~terminated & ~waiting
-        self._finished = terminated | truncated | waiting
-        if self._autoreset and waiting.any():
-            self._restart(np.flatnonzero(waiting))
+        over, self._finished = self._finished, self._finished | terminated | truncated
+        if self._autoreset and over.any():
+            self._restart(np.flatnonzero(over))
         if self.render_mode == "human":
             self.render()
         return self.observe(), success.astype(np.float64), terminated, truncated, self._info(success)
@@ -172,6 +175,13 @@ class GridPinpadVectorEnv(gym.vector.VectorEnv):
             "subgoal": self._subgoals[self.task, self.leg],
         }
         return {**info, **{f"_{name}": everyone for name in info}}
+
+    def keep(self, rows: np.ndarray) -> None:
+        """Shrinks the environment to the given copies, for samplers whose other episodes are over."""
+        for name in ("entities", "task", "leg", "elapsed", "_colour_at", "_wall_at", "_finished"):
+            setattr(self, name, getattr(self, name)[rows])
+        self._generators = [self._generators[row] for row in rows]
+        self.num_envs, self._rows = len(rows), np.arange(len(rows))
 
     def render(self) -> str | np.ndarray | None:
         """The first copy as text, as an RGB array, or on a window."""

@@ -1,0 +1,143 @@
+"""What a metacontroller has found: when it switches, what its codes mean, what they can do.
+
+Ground-truth labels are used here and nowhere in training.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from irl_ray.analysis.probe import linear_probe
+from irl_ray.data.gridworld import Trajectories
+from irl_ray.internal.rollout import roll_out
+from irl_ray.models.metacontroller import Controls
+from irl_ray.models.weights import Artefact
+
+
+def switch_alignment(
+    switched: np.ndarray, change: np.ndarray, allowed: np.ndarray, tolerance: int = 1
+) -> dict[str, float]:
+    """Precision, recall and F1 of switches against true subgoal changes, matched one to one.
+
+    Args:
+        switched: bool [B, T], the gate's switches; the forced one at t = 1 must be left out.
+        change: bool [B, T], the first step of a subgoal that differs from the one before.
+        allowed: bool [B, T], steps at which a switch is neither right nor wrong (the same subgoal
+            starts again).
+        tolerance: steps by which a switch may be early or late.
+    """
+    matched = unmatched = 0
+    for row, truth, free in zip(switched, change, allowed):
+        open_changes, free_steps = np.flatnonzero(truth).tolist(), np.flatnonzero(free).tolist()
+        for time in np.flatnonzero(row):
+            near = [c for c in open_changes if abs(c - time) <= tolerance]
+            if near:
+                open_changes.remove(near[0])
+                matched += 1
+            else:
+                near = [c for c in free_steps if abs(c - time) <= tolerance]
+                unmatched += not near
+                free_steps = [c for c in free_steps if c not in near[:1]]
+    precision, recall = matched / max(1, matched + unmatched), matched / max(1, int(change.sum()))
+    f1 = 2 * precision * recall / max(1e-9, precision + recall)
+    return {"switch_f1": f1, "switch_precision": precision, "switch_recall": recall}
+
+
+def subgoal_starts(batch: Trajectories) -> tuple[np.ndarray, np.ndarray]:
+    """bool [B, T] twice: where the subgoal changes, and where the same one starts again (t > 1)."""
+    subgoal, leg, mask = batch.subgoal.numpy(), batch.leg.numpy(), batch.mask.numpy()
+    change, again = np.zeros_like(mask), np.zeros_like(mask)
+    change[:, 1:] = (subgoal[:, 1:] != subgoal[:, :-1]) & mask[:, 1:]
+    new_leg = (leg[:, 1:] != leg[:, :-1]) & mask[:, 1:]
+    again[:, 1:] = new_leg & ~change[:, 1:] & (leg[:, 1:] % 2 == 0)
+    return change, again
+
+
+@torch.no_grad()
+def controls_of(agent: Artefact, batch: Trajectories, threshold: float | None) -> tuple[Controls, float]:
+    """The metacontroller's mean codes on demonstrations and the action NLL they give."""
+    base, meta = agent.base, agent.metacontroller
+    residual = base.lower(base.embed(batch.observation[:, :-1]), meta.layer)
+    noise = residual.new_zeros(*batch.mask.shape, meta.config.code_size)
+    controls = meta(residual, batch.mask, noise, threshold)
+    logits = base.action_logits(base.upper(controls.residual, meta.layer))
+    return controls, float(F.cross_entropy(logits[batch.mask], batch.action[batch.mask]))
+
+
+def code_meaning(controls: Controls, batch: Trajectories, grid_size: int, samples: int = 6000) -> dict[str, float]:
+    """What the codes in force tell about subgoal, target location and action, by linear probes.
+
+    Codes that mean the goal score high on `code_subgoal_accuracy`; location codes on
+    `code_location_r2`; direction codes on `code_action_accuracy` without the first.
+    """
+    where = batch.mask.flatten().nonzero()[:, 0]
+    where = where[:: max(1, len(where) // samples)]
+    group = where // batch.mask.shape[1]
+    code = controls.code.flatten(0, 1)[where]
+    held_out = group % 2 == 1
+    result = {}
+    for name, labels in (("subgoal", batch.subgoal), ("action", batch.action)):
+        right = linear_probe(code[None], labels.flatten()[where], group)
+        result[f"code_{name}_accuracy"] = float(right.float().mean())
+    counts = batch.subgoal.flatten()[where][held_out].bincount()
+    result["code_subgoal_chance"] = float(counts.max() / counts.sum())
+    target = target_cells(batch).flatten()[where]
+    place = torch.stack([target // grid_size, target % grid_size], -1).float()
+    inputs = F.pad(code, (0, 1), value=1.0)
+    fit = torch.linalg.lstsq(inputs[~held_out], place[~held_out]).solution
+    residual = ((inputs @ fit - place)[held_out] ** 2).sum()
+    total = ((place[held_out] - place[~held_out].mean(0)) ** 2).sum()
+    result["code_location_r2"] = float(1 - residual / total)
+    return result
+
+
+def target_cells(batch: Trajectories) -> Tensor:
+    """int64 [B, T]: the cell in which the present leg ends."""
+    new_leg = batch.leg[:, 1:] != batch.leg[:, :-1]
+    last = torch.ones_like(batch.mask)
+    last[:, :-1] = new_leg | ~batch.mask[:, 1:]
+    steps = torch.arange(batch.mask.shape[1])
+    end = torch.where(last, steps, batch.mask.shape[1]).flip(1).cummin(1).values.flip(1)
+    return batch.observation[:, 1:, -1].gather(1, end.clamp(max=batch.mask.shape[1] - 1))
+
+
+def class_mean_codes(controls: Controls, batch: Trajectories, num_subgoals: int) -> Tensor:
+    """[subgoals, z]: mean code in force under each ground-truth subgoal."""
+    code, subgoal = controls.code[batch.mask], batch.subgoal[batch.mask]
+    return torch.stack(
+        [code[subgoal == g].mean(0) if bool((subgoal == g).any()) else code.mean(0) for g in range(num_subgoals)]
+    )
+
+
+def injected_success(
+    agent: Artefact, codes: Tensor, world: dict[str, Any], episodes: int, seed: int
+) -> float:
+    """Success when codes [subgoals, z] are put in force in the task's order."""
+
+    def steer(residual: Tensor, info: dict[str, Any]) -> Tensor:
+        return agent.metacontroller.control(residual, codes[torch.from_numpy(info["subgoal"]).clamp(min=0)])
+
+    return roll_out(agent.base, world, episodes, seed, agent.metacontroller.layer, steer).success_rate
+
+
+def metacontroller_gates(agent: Artefact, batch: Trajectories, tolerance: int = 1) -> dict[str, float]:
+    """Alignment, losses and meaning of a metacontroller on clean held-out demonstrations."""
+    soft, soft_nll = controls_of(agent, batch, None)
+    hard, hard_nll = controls_of(agent, batch, 0.5)
+    change, again = subgoal_starts(batch)
+    switched = (hard.beta.numpy() > 0.5) & batch.mask.numpy()
+    switched[:, 0] = False
+    return {
+        "eval/action_nll": soft_nll,
+        "eval/action_nll_hard": hard_nll,
+        "eval/kl": float(soft.proposal.kl()[batch.mask].mean()),
+        "switches_per_episode": float(1 + switched.sum(1).mean()),
+        "subgoals_per_episode": float(1 + change.sum(1).mean()),
+        **switch_alignment(switched, change, again, tolerance),
+        **code_meaning(hard, batch, agent.world.grid_size),
+    }

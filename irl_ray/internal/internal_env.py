@@ -1,0 +1,217 @@
+"""The internal environment: base model, controller decoder and switch as one Gymnasium VectorEnv.
+
+An abstract action is a controller code z. It stays in force until the switching unit lets go of it
+(beta >= threshold) or the episode ends (Algorithms 1 and 2):
+
+    repeat  U = f_hyp(z);  a ~ upper(e + U e);  o, r, done = env.step(a)
+            e = lower(o);  beta = f_switch(e, h, z);  h = GRU(e, h)
+    until   beta >= threshold or done
+
+Shape legend: N rows, d residual width, z code dimensions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import gymnasium as gym
+import numpy as np
+import torch
+from gymnasium.vector import AutoresetMode
+from torch import Tensor
+
+from irl_ray.envs.gridworld import GridPinpadVectorEnv
+from irl_ray.errors import UserError
+from irl_ray.internal.rollout import sample_actions
+from irl_ray.models.state import map_state, reset_rows, select_rows
+from irl_ray.models.weights import Artefact
+
+
+class RawStep(NamedTuple):
+    """One raw step of the rows that were advanced, in their order; each [n]."""
+
+    reward: np.ndarray
+    terminated: np.ndarray
+    truncated: np.ndarray
+    success: np.ndarray
+    beta: np.ndarray
+
+
+class InternalVectorEnv(gym.vector.VectorEnv):
+    """N internal environments; the frozen model runs once per batch.
+
+    | | |
+    |---|---|
+    | Action | `Box(-inf, inf, (n_z,))`: the code to hold until the next switch |
+    | Observation | `Box(-inf, inf, (d,))`: the residual stream e_l where a code is asked for |
+    | Reward | sum of the raw rewards while the code was held |
+    | Termination, truncation | the raw environment's |
+    | Info | `raw_steps` taken under the code, `success` |
+
+    `reset` and `step` are Gymnasium's: a step lasts until every row asks again, rows that switch
+    early wait. Samplers that want no row to wait use `residual`, `hold` and `advance` instead.
+
+    The recurrent states of both halves of the base model, of the switch's memory and the code are
+    carried along; the first code of an episode is always asked for at t = 1 (ours).
+
+    Args:
+        agent: base model and metacontroller.
+        num_envs: N.
+        threshold: beta at or above it is a switch (0.5 in the paper).
+        autoreset: "next_step" or "disabled", as for `GridPinpadVectorEnv`.
+        **world: the raw environment's settings.
+    """
+
+    def __init__(
+        self,
+        agent: Artefact,
+        num_envs: int,
+        *,
+        threshold: float = 0.5,
+        autoreset: str = "next_step",
+        **world: Any,
+    ):
+        if agent.metacontroller is None:
+            raise UserError("the internal environment needs a metacontroller; run discovery first")
+        self.base, self.meta, self.threshold = agent.base, agent.metacontroller, threshold
+        self.raw = GridPinpadVectorEnv(num_envs, observation="cells", autoreset="disabled", **world)
+        check_world(agent, self.raw)
+        self._autoreset = autoreset == "next_step"
+        mode = AutoresetMode.NEXT_STEP if self._autoreset else AutoresetMode.DISABLED
+        self.metadata = {"autoreset_mode": mode}
+        self.num_envs = num_envs
+        width, codes = self.base.width, self.meta.config.code_size
+        self.single_observation_space = gym.spaces.Box(-np.inf, np.inf, (width,), np.float32)
+        self.single_action_space = gym.spaces.Box(-np.inf, np.inf, (codes,), np.float32)
+        self.observation_space = gym.vector.utils.batch_space(self.single_observation_space, num_envs)
+        self.action_space = gym.vector.utils.batch_space(self.single_action_space, num_envs)
+        self.residual = torch.zeros(num_envs, width)
+        self._state = {
+            "base": self.base.initial_state(num_envs, self.raw.world.horizon + 1),
+            "meta": self.meta.initial_state(num_envs),
+        }
+        self._uniforms = np.zeros((num_envs, self.raw.world.horizon + 1))
+        self._generators = [np.random.default_rng() for _ in range(num_envs)]
+        self._finished = np.zeros(num_envs, bool)
+
+    @torch.no_grad()
+    def reset(
+        self, *, seed: int | Sequence[int] | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[np.ndarray, dict[str, Any]]:
+        """Starts episodes in all rows, or in those of `options["reset_mask"]`."""
+        mask = (options or {}).get("reset_mask")
+        rows = np.arange(self.num_envs) if mask is None else np.flatnonzero(mask)
+        if seed is not None:
+            seeds = [seed + int(row) for row in rows] if isinstance(seed, int) else list(seed)
+            for row, one in zip(rows, seeds):
+                self._generators[row] = np.random.default_rng([one, 1])
+            seed = seeds
+        self._start(rows, seed)
+        return self.residual.numpy().copy(), {}
+
+    def _start(self, rows: np.ndarray, seed: list[int] | None = None) -> None:
+        mask = np.zeros(self.num_envs, bool)
+        mask[rows] = True
+        self.raw.reset(seed=seed, options={"reset_mask": mask})
+        for row in rows:
+            self._uniforms[row] = self._generators[row].random(self._uniforms.shape[1])
+        self._finished[rows] = False
+        index = torch.from_numpy(rows)
+        reset_rows(self._state, index)
+        self._perceive(None if len(rows) == self.num_envs else index)
+
+    def _perceive(self, rows: Tensor | None) -> np.ndarray:
+        """e = lower(o); beta = f_switch(e, h, z); h = GRU(e, h), for all rows or some."""
+        observation = torch.from_numpy(self.raw.entities)
+        if rows is None:
+            self.residual = self.base.lower_step(observation, self._state["base"], self.meta.layer)
+            return self.meta.switch_step(self.residual, self._state["meta"]).numpy()
+        state = select_rows(self._state, rows)
+        residual = self.base.lower_step(observation[rows], state["base"], self.meta.layer)
+        beta = self.meta.switch_step(residual, state["meta"]).numpy()
+        self._write(rows, state)
+        self.residual[rows] = residual
+        return beta
+
+    def _write(self, rows: Tensor, state: Any) -> None:
+        parts: list[Tensor] = []
+        map_state(parts.append, state)
+        remaining = iter(parts)
+        map_state(lambda whole: whole.__setitem__(rows, next(remaining)), self._state)
+
+    def hold(self, rows: Tensor, codes: Tensor) -> None:
+        """Puts codes [n, z] in force in the given rows."""
+        self._state["meta"]["code"][rows] = codes
+
+    @torch.no_grad()
+    def advance(self, rows: Tensor | None = None) -> RawStep:
+        """One raw step of all rows, or of the given ones while the others stand still."""
+        everyone = rows is None
+        index = torch.arange(self.num_envs) if everyone else rows
+        chosen = index.numpy()
+        state = self._state if everyone else select_rows(self._state, index)
+        residual = self.meta.control(self.residual[index], state["meta"]["code"])
+        logits = self.base.action_logits(self.base.upper_step(residual, state["base"], self.meta.layer))
+        if not everyone:
+            self._write(index, state)
+        uniforms = torch.from_numpy(self._uniforms[chosen, self.raw.elapsed[chosen]])
+        actions = np.zeros(self.num_envs, np.int64)
+        actions[chosen] = sample_actions(logits, uniforms).numpy()
+        still = None if everyone else ~_mask(chosen, self.num_envs)
+        _, reward, terminated, truncated, info = self.raw.step(actions, still)
+        beta = self._perceive(None if everyone else index)
+        self._finished[chosen] |= (terminated | truncated)[chosen]
+        return RawStep(reward[chosen], terminated[chosen], truncated[chosen], info["success"][chosen], beta)
+
+    def keep(self, rows: np.ndarray) -> None:
+        """Shrinks the environment to the given rows, for samplers whose other episodes are over."""
+        index = torch.from_numpy(rows)
+        self._state = select_rows(self._state, index)
+        self.residual = self.residual[index]
+        self._uniforms, self._finished = self._uniforms[rows], self._finished[rows]
+        self._generators = [self._generators[row] for row in rows]
+        self.raw.keep(rows)
+        self.num_envs = len(rows)
+
+    @torch.no_grad()
+    def step(
+        self, codes: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
+        """Holds each row's code until its next switch or the end of its episode."""
+        waiting = self._finished.copy()
+        if self._autoreset and waiting.any():
+            self._start(np.flatnonzero(waiting))
+        reward, raw_steps = np.zeros(self.num_envs), np.zeros(self.num_envs, np.int64)
+        terminated, truncated, success = (np.zeros(self.num_envs, bool) for _ in range(3))
+        busy = np.flatnonzero(~waiting)
+        self.hold(torch.from_numpy(busy), torch.as_tensor(codes, dtype=torch.float32)[busy])
+        while len(busy):
+            rows = torch.from_numpy(busy)
+            result = self.advance(None if len(busy) == self.num_envs else rows)
+            reward[busy] += result.reward
+            raw_steps[busy] += 1
+            terminated[busy], truncated[busy] = result.terminated, result.truncated
+            success[busy] = result.success
+            busy = busy[~(result.terminated | result.truncated | (result.beta >= self.threshold))]
+        everyone = np.ones(self.num_envs, bool)
+        info = {"raw_steps": raw_steps, "_raw_steps": everyone, "success": success, "_success": everyone}
+        return self.residual.numpy().copy(), reward, terminated, truncated, info
+
+
+def check_world(agent: Artefact, env: GridPinpadVectorEnv) -> None:
+    """Refuses a world that the agent's base model cannot observe.
+
+    Raises:
+        UserError: naming the keys that differ.
+    """
+    for key in ("grid_size", "num_colours", "num_walls"):
+        wanted, given = getattr(agent.world, key), getattr(env.world, key)
+        if wanted != given:
+            raise UserError(f"env_config.{key}: the weights were trained with {wanted}, got {given}")
+
+
+def _mask(rows: np.ndarray, size: int) -> np.ndarray:
+    mask = np.zeros(size, bool)
+    mask[rows] = True
+    return mask

@@ -1,0 +1,185 @@
+"""Phase 2: find codes and switches inside the frozen base model (D.2; Eqs. 3 and 9).
+
+Loss: mean over steps of -log p(a_t | o_{1:t}, z_{1:t}) + α KL(N(mu_t, Sigma_t) || N(0, I)), on clean
+demonstrations. The KL is summed over code dimensions and not weighted by the switch: where the
+switch is closed the proposal is ignored and may sit on the prior for free, and that alone is what
+rewards sparse switching.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+
+from irl_ray.analysis.codes import class_mean_codes, controls_of, injected_success, metacontroller_gates
+from irl_ray.config import build, to_plain, with_preset
+from irl_ray.data.gridworld import GridworldExpert, Trajectories
+from irl_ray.envs.worlds import POST_TRAINING_TASKS
+from irl_ray.models import weights
+from irl_ray.models.metacontroller import Metacontroller, MetacontrollerConfig
+from irl_ray.models.weights import Artefact
+from irl_ray.phases.pretrain import POOL
+from irl_ray.phases.training import OptimizerConfig, Phase
+from irl_ray.seeding import torch_seed
+
+
+@dataclass
+class DiscoverConfig:
+    """Settings of discovery.
+
+    Attributes:
+        base: released name or folder of the pretrained base model.
+        metacontroller: shape and initial values.
+        optimizer: AdamW and its schedule.
+        alpha: α, weight of the KL.
+        alpha_hold: share of the run during which α is zero.
+        alpha_ramp: share of the run at whose end α has grown, linearly, to its full value.
+        steps: optimiser steps.
+        batch_size: trajectories per step, always fresh.
+        length_groups: as in pretraining.
+        post_task: task of unseen transitions on which class-mean codes are injected.
+        gate_episodes: trajectories and episodes behind each gate.
+        report_every: optimiser steps per report.
+        seed: of initial weights, data and code noise.
+        device: "cpu" or "cuda".
+    """
+
+    base: str
+    metacontroller: MetacontrollerConfig = field(default_factory=MetacontrollerConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    alpha: float = 0.17
+    alpha_hold: float = 0.0
+    alpha_ramp: float = 0.0
+    steps: int = 64_000
+    batch_size: int = 512
+    length_groups: int = 4
+    post_task: str = "post_three_pairs"
+    gate_episodes: int = 1024
+    report_every: int = 100
+    seed: int = 0
+    device: str = "cpu"
+
+
+PRESETS = {
+    "tiny": {
+        "optimizer": {"learning_rate": 5e-3, "schedule": "cosine"},
+        "metacontroller": {"code_size": 4, "memory_size": 8, "summary_size": 8, "rank": 4},
+        "alpha_hold": 0.25,
+        "alpha_ramp": 0.6,
+        "steps": 60,
+        "batch_size": 16,
+        "gate_episodes": 64,
+        "report_every": 20,
+        "post_task": POST_TRAINING_TASKS["tiny"],
+    },
+    "small": {
+        "optimizer": {"learning_rate": 5e-3, "schedule": "cosine"},
+        "metacontroller": {"layer": 1, "summary": "sequence"},
+        "alpha": 0.25,
+        "alpha_hold": 0.25,
+        "alpha_ramp": 0.6,
+        "steps": 4000,
+        "batch_size": 64,
+        "length_groups": 2,
+        "post_task": POST_TRAINING_TASKS["small"],
+    },
+    "paper": {
+        "optimizer": {"learning_rate": 1e-3},
+        "metacontroller": {"initial_log_std": 0.0, "initial_switch_bias": 0.0},
+        "post_task": POST_TRAINING_TASKS["paper"],
+    },
+}
+
+
+def discover_config(values: dict) -> DiscoverConfig:
+    """Typed settings from a mapping with an optional `preset`."""
+    return build(DiscoverConfig, with_preset(values, PRESETS, "config"), "config")
+
+
+class Discover(Phase):
+    """Trains a metacontroller inside a frozen base model, without labels and without rewards."""
+
+    name = "discover"
+
+    def __init__(self, config: DiscoverConfig):
+        self.agent = weights.load(config.base, device=config.device)
+        base = self.agent.base
+        with torch.random.fork_rng():
+            torch.manual_seed(torch_seed(config.seed, "discover", "weights"))
+            meta = Metacontroller(config.metacontroller, base.width, base.num_layers)
+        self.agent.metacontroller, self.agent.policy = meta.to(config.device), None
+        super().__init__(config, meta)
+        self.expert = GridworldExpert(self.agent.world, device=config.device)
+        self._noise = torch.Generator(device=config.device)
+        self._batches: Iterator[Trajectories] | None = None
+
+    def _stream(self) -> Iterator[Trajectories]:
+        size, first = self.config.batch_size, self.step_number
+        for pool in self.expert.stream(size * POOL, self.config.seed, "discover", start=first // POOL):
+            rows = torch.arange(len(pool), device=pool.action.device).split(size)
+            for part in rows[first % POOL :]:
+                yield pool.select(part)
+            first = 0
+
+    @property
+    def alpha(self) -> float:
+        """The weight of the KL at the present step: held at zero, then ramped."""
+        hold, ramp = self.config.alpha_hold, self.config.alpha_ramp
+        done = self.step_number / self.config.steps
+        if done >= max(hold, ramp):
+            return self.config.alpha
+        return self.config.alpha * max(0.0, done - hold) / (ramp - hold) if ramp > hold else 0.0
+
+    def accumulate_gradients(self) -> dict[str, float]:
+        if self._batches is None:
+            self._batches = self._stream()
+        batch = next(self._batches)
+        self._noise.manual_seed(torch_seed(self.config.seed, "discover", "noise", self.step_number))
+        total, alpha = batch.mask.sum(), self.alpha
+        sums = torch.zeros(3, device=total.device)
+        for part in batch.split_by_length(self.config.length_groups):
+            nll, kl, beta = self.losses(part)
+            ((nll + alpha * kl) / total).backward()
+            sums += torch.stack([nll, kl, beta]).detach() / total
+        nll, kl, beta = sums.tolist()
+        return {"action_nll": nll, "kl": kl, "alpha": alpha, "beta_mean": beta, "loss": nll + alpha * kl}
+
+    def losses(self, batch: Trajectories) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Sums over steps: action NLL, KL (nats) and beta."""
+        base, meta = self.agent.base, self.agent.metacontroller
+        with torch.no_grad():
+            residual = base.lower(base.embed(batch.observation[:, :-1]), meta.layer)
+        shape = (*batch.mask.shape, meta.config.code_size)
+        noise = torch.randn(shape, generator=self._noise, device=residual.device)
+        controls = meta(residual, batch.mask, noise)
+        logits = base.action_logits(base.upper(controls.residual, meta.layer))
+        nll = F.cross_entropy(logits[batch.mask], batch.action[batch.mask], reduction="sum")
+        return nll, controls.proposal.kl()[batch.mask].sum(), controls.beta[batch.mask].sum()
+
+    def load_state(self, state: dict) -> None:
+        super().load_state(state)
+        self._batches = None
+
+    @torch.no_grad()
+    def gates(self) -> dict[str, float]:
+        """Alignment, meaning of the codes, and what class-mean codes can do."""
+        config, agent = self.config, self.agent
+        agent.base.cpu(), agent.metacontroller.cpu().eval()
+        expert = GridworldExpert(agent.world)
+        random = torch.Generator().manual_seed(torch_seed(config.seed, "discover", "gates"))
+        batch = expert.sample(config.gate_episodes, random)
+        result = metacontroller_gates(agent, batch)
+        controls, _ = controls_of(agent, batch, 0.5)
+        codes = class_mean_codes(controls, batch, agent.world.num_subgoals)
+        world = to_plain(agent.world)
+        for label, tasks in (("", config.post_task), ("_training_tasks", world["tasks"])):
+            result[f"injected_success{label}"] = injected_success(
+                agent, codes, {**world, "tasks": tasks}, config.gate_episodes, config.seed
+            )
+        return result
+
+    def artefact(self) -> Artefact:
+        return self.agent
