@@ -1,0 +1,34 @@
+"""Internal reinforcement learning: steer a frozen sequence model by codes found without labels.
+
+`import irl_ray` needs torch, gymnasium and numpy; Ray is imported only by what runs on it.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+import irl_ray.envs  # noqa: F401  registers the environments with Gymnasium
+
+__version__ = "0.1.0"
+
+_LAZY = {
+    "load_agent": "irl_ray.internal.agent",
+    "Agent": "irl_ray.internal.agent",
+    "UserError": "irl_ray.errors",
+    "Pretrain": "irl_ray.phases.pretrain",
+    "PretrainConfig": "irl_ray.phases.pretrain",
+    "Discover": "irl_ray.phases.discover",
+    "DiscoverConfig": "irl_ray.phases.discover",
+    "InternalRL": "irl_ray.rllib.algorithms",
+    "InternalRLConfig": "irl_ray.rllib.algorithms",
+    "RawRL": "irl_ray.rllib.algorithms",
+    "RawRLConfig": "irl_ray.rllib.algorithms",
+}
+__all__ = sorted(_LAZY)
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        return getattr(importlib.import_module(_LAZY[name]), name)
+    raise AttributeError(f"module 'irl_ray' has no attribute {name!r}")

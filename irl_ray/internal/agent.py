@@ -1,0 +1,96 @@
+"""A trained agent that acts, without Ray."""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+import torch
+
+from irl_ray.errors import UserError
+from irl_ray.internal.rollout import sample_actions
+from irl_ray.models import weights
+from irl_ray.models.weights import Artefact
+
+MAX_STEPS = 1024
+
+
+class Agent:
+    """Base model, and where trained metacontroller and policy, acting step by step.
+
+    With a policy the agent chooses codes and holds each until the next switch; with a metacontroller
+    alone it draws codes from the prior N(0, I); with a base model alone it imitates.
+
+    Args:
+        artefact: the trained parts.
+        seed: of actions and codes.
+        explore: sample codes from the policy; else take its mean.
+        threshold: of the switch.
+    """
+
+    def __init__(self, artefact: Artefact, seed: int = 0, explore: bool = True, threshold: float = 0.5):
+        self.artefact, self.explore, self.threshold = artefact, explore, threshold
+        self._random = torch.Generator().manual_seed(seed)
+        self.beta: float | None = None
+        self.code: np.ndarray | None = None
+        self.reset()
+
+    def reset(self) -> None:
+        """Forgets the present episode; call it whenever the environment is reset."""
+        parts = self.artefact
+        self._steps = 0
+        self._base = parts.base.initial_state(1, MAX_STEPS)
+        self._meta = parts.metacontroller.initial_state(1) if parts.metacontroller else None
+        self._policy = parts.policy.initial_state(1) if parts.policy else None
+
+    @torch.no_grad()
+    def act(self, observation: np.ndarray) -> int:
+        """The next action for one observation, one-hot [G²·E] or cells [E].
+
+        `beta` and `code` afterwards tell the switch and the code in force.
+
+        Raises:
+            UserError: if the observation is not of the world the agent was trained in, or the
+                episode is longer than 1024 steps (call `reset` at its start).
+        """
+        if self._steps == MAX_STEPS:
+            raise UserError(f"an episode of over {MAX_STEPS} steps: call agent.reset() when one starts")
+        self._steps += 1
+        base, meta, policy = (getattr(self.artefact, n) for n in ("base", "metacontroller", "policy"))
+        cells = self._cells(np.asarray(observation))
+        if meta is None:
+            top = base.upper_step(base.embed(cells), self._base, 0)
+        else:
+            residual = base.lower_step(cells, self._base, meta.layer)
+            self.beta = float(meta.switch_step(residual, self._meta))
+            if self.beta >= self.threshold:
+                noise = torch.randn(1, meta.config.code_size, generator=self._random)
+                if policy is not None:
+                    inputs = policy.step(residual, self._policy, torch.zeros(1, dtype=torch.long))
+                    mean, log_std = inputs.chunk(2, -1)
+                    noise = mean + log_std.exp() * noise if self.explore else mean
+                self._meta["code"].copy_(noise)
+            self.code = self._meta["code"][0].numpy().copy()
+            controlled = meta.control(residual, self._meta["code"])
+            top = base.upper_step(controlled, self._base, meta.layer)
+        uniform = torch.rand(1, generator=self._random)
+        return int(sample_actions(base.action_logits(top), uniform))
+
+    def _cells(self, observation: np.ndarray) -> torch.Tensor:
+        world = self.artefact.world
+        if observation.shape == (world.num_cells * world.num_entities,):
+            observation = observation.reshape(world.num_entities, world.num_cells).argmax(-1)
+        if observation.shape != (world.num_entities,):
+            raise UserError(
+                f"observation of shape {observation.shape}: expected "
+                f"({world.num_cells * world.num_entities},) one-hot or ({world.num_entities},) cells"
+            )
+        return torch.as_tensor(observation, dtype=torch.long)[None]
+
+
+def load_agent(name: str | os.PathLike[str], seed: int = 0, explore: bool = True) -> Agent:
+    """The agent in a checkpoint, an artefact folder, or released weights by name.
+
+    Reads JSON and safetensors only and needs no Ray.
+    """
+    return Agent(weights.load(name), seed=seed, explore=explore)

@@ -1,0 +1,1 @@
+"""The RLlib and Tune floor: the only place that touches their internals."""

@@ -1,0 +1,293 @@
+"""`InternalRL` and `RawRL`: critic-free PPO over complete episodes (C.5, Algorithm 3).
+
+    repeat  sample `train_batch_episodes` complete episodes, whatever number of workers there is
+            A = (R - mean R) / (std R + 1e-3), the same for every decision of an episode
+            `num_epochs` steps of AdamW on PPO's clipped surrogate
+
+Internal RL trains a small policy over controller codes; raw RL finetunes the base model on raw
+actions, as the baseline of C.5.3.
+
+Run it:      rllib train file tuned_configs/gridworld_internal.yaml
+Expect:      the README's table of results.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from ray.rllib.algorithms.algorithm import Algorithm
+from ray.rllib.algorithms.algorithm_config import AlgorithmConfig, NotProvided
+from ray.rllib.core import DEFAULT_MODULE_ID
+from ray.rllib.core.learner.training_data import TrainingData
+from ray.rllib.core.rl_module.rl_module import RLModuleSpec
+from ray.rllib.utils.metrics import (
+    ENV_RUNNER_RESULTS,
+    ENV_RUNNER_SAMPLING_TIMER,
+    LEARNER_RESULTS,
+    LEARNER_UPDATE_TIMER,
+    SYNCH_WORKER_WEIGHTS_TIMER,
+    TIMERS,
+)
+
+from irl_ray.errors import UserError
+from irl_ray.models import weights
+from irl_ray.rllib.env_runner import InternalRunner, RawRunner
+from irl_ray.rllib.episodes import episode_advantages, to_batch
+from irl_ray.rllib.learner import EpisodePolicyGradientLearner
+from irl_ray.rllib.modules import BasePolicyModule, CodePolicyModule
+
+BATCH_TIMER = "batch_building_timer"
+
+
+class EpisodePolicyGradientConfig(AlgorithmConfig):
+    """Settings that internal and raw RL share; RLlib's own stay as they are."""
+
+    def __init__(self, algo_class: type | None = None):
+        super().__init__(algo_class=algo_class)
+        self.env = "irl_ray/GridPinpad-v0"
+        self.train_batch_episodes = 512
+        self.clip_param = 0.2
+        self.entropy_coeff = 0.0
+        self.weight_decay = 0.0
+        self.num_epochs = 4
+        self.success_window = 1024
+        self.torch_threads = 1
+        self.num_env_runners = 0
+        self.num_envs_per_env_runner = 512
+        self.batch_mode = "complete_episodes"
+        self.normalize_actions = False
+        self.clip_actions = False
+        self.seed = 0
+
+    @property
+    def weights_name(self) -> str:
+        """Name or folder of the frozen weights."""
+        raise NotImplementedError
+
+    def training(
+        self,
+        *,
+        train_batch_episodes: int = NotProvided,
+        clip_param: float = NotProvided,
+        entropy_coeff: float = NotProvided,
+        weight_decay: float = NotProvided,
+        **kwargs: Any,
+    ) -> EpisodePolicyGradientConfig:
+        """RLlib's training settings and those of Algorithm 3.
+
+        Args:
+            train_batch_episodes: complete episodes per update (1024 for the paper's gridworld).
+            clip_param: ε of the clipped surrogate.
+            entropy_coeff: weight of the entropy bonus (0 in the paper).
+            weight_decay: of AdamW (0 in the paper).
+            **kwargs: as for `AlgorithmConfig.training`.
+        """
+        super().training(**kwargs)
+        given = {
+            "train_batch_episodes": train_batch_episodes,
+            "clip_param": clip_param,
+            "entropy_coeff": entropy_coeff,
+            "weight_decay": weight_decay,
+        }
+        for name, value in given.items():
+            if value is not NotProvided:
+                setattr(self, name, value)
+        return self
+
+    def validate(self) -> None:
+        super().validate()
+        if self.train_batch_episodes < 2:
+            raise UserError(
+                f"config.train_batch_episodes={self.train_batch_episodes}: advantages are relative to "
+                "the batch, which needs at least 2 episodes"
+            )
+
+    def get_default_learner_class(self) -> type:
+        return EpisodePolicyGradientLearner
+
+
+class EpisodePolicyGradient(Algorithm):
+    """Sample complete episodes, compare their returns, take a few clipped steps, sync."""
+
+    def training_step(self) -> None:
+        with self.metrics.log_time((TIMERS, ENV_RUNNER_SAMPLING_TIMER)):
+            episodes = self._sample(self.config.train_batch_episodes)
+        with self.metrics.log_time((TIMERS, BATCH_TIMER)):
+            returns = np.array([episode.get_return() for episode in episodes])
+            advantages = episode_advantages(returns)
+            shards = max(1, self.config.num_learners)
+            order = np.arange(len(episodes))
+            batches = [
+                to_batch([episodes[i] for i in order[shard::shards]], advantages[shard::shards])
+                for shard in range(shards)
+            ]
+            data = TrainingData(batches=batches) if shards > 1 else TrainingData(batch=batches[0])
+        with self.metrics.log_time((TIMERS, LEARNER_UPDATE_TIMER)):
+            results = self.learner_group.update(training_data=data, num_epochs=self.config.num_epochs)
+        self.metrics.aggregate(results, key=LEARNER_RESULTS)
+        with self.metrics.log_time((TIMERS, SYNCH_WORKER_WEIGHTS_TIMER)):
+            self.env_runner_group.sync_weights(
+                from_worker_or_learner_group=self.learner_group,
+                policies=[DEFAULT_MODULE_ID],
+                inference_only=True,
+            )
+
+    def _sample(self, count: int) -> list[Any]:
+        """Episodes 0..count-1 of this round, in order, over all healthy runners.
+
+        What a failed runner owed is asked of the others; an index is never sampled twice.
+        """
+        round_number, found = self.iteration, {}
+        while len(found) < count:
+            missing = [index for index in range(count) if index not in found]
+            group = self.env_runner_group
+            if group.num_remote_workers() == 0:
+                shares = {0: missing}
+            else:
+                healthy = group.healthy_worker_ids()
+                if not healthy:
+                    raise RuntimeError("no env runner is alive; see the errors above")
+                shares = {worker: missing[i :: len(healthy)] for i, worker in enumerate(healthy)}
+
+            def sample(runner: Any, shares: dict[int, list[int]] = shares) -> Any:
+                indices = shares[runner.worker_index or 0]
+                return indices, runner.sample_indices(round_number, indices), runner.get_metrics()
+
+            results = group.foreach_env_runner(
+                sample,
+                local_env_runner=group.num_remote_workers() == 0,
+                timeout_seconds=self.config.sample_timeout_s,
+            )
+            for indices, episodes, _ in results:
+                found.update(zip(indices, episodes))
+            self.metrics.aggregate([metrics for *_, metrics in results], key=ENV_RUNNER_RESULTS)
+        return [found[index] for index in range(count)]
+
+
+class InternalRLConfig(EpisodePolicyGradientConfig):
+    """Configuration of internal RL.
+
+    .. code-block:: python
+
+        algo = (InternalRLConfig()
+                .environment("irl_ray/GridPinpad-v0", env_config={"tasks": "post_three_pairs"})
+                .internal(metacontroller="gridworld", switch_threshold=0.5)
+                .training(lr=3e-3, train_batch_episodes=512)).build_algo()
+    """
+
+    def __init__(self, algo_class: type | None = None):
+        super().__init__(algo_class or InternalRL)
+        self.lr = 3e-3
+        self.metacontroller = "gridworld"
+        self.switch_threshold = 0.5
+        self.policy = {}
+
+    @property
+    def weights_name(self) -> str:
+        return self.metacontroller
+
+    def internal(
+        self,
+        *,
+        metacontroller: str = NotProvided,
+        switch_threshold: float = NotProvided,
+        policy: dict[str, Any] = NotProvided,
+    ) -> InternalRLConfig:
+        """What the internal environment is made of.
+
+        Args:
+            metacontroller: released name or folder of base model and metacontroller.
+            switch_threshold: beta at or above it asks for a new code (0.5 in the paper).
+            policy: keys of `irl_ray.models.code_policy.CodePolicyConfig`.
+        """
+        given = {"metacontroller": metacontroller, "switch_threshold": switch_threshold, "policy": policy}
+        for name, value in given.items():
+            if value is not NotProvided:
+                setattr(self, name, value)
+        return self
+
+    def validate(self) -> None:
+        super().validate()
+        if not 0 < self.switch_threshold <= 1:
+            raise UserError(f"config.switch_threshold: expected in (0, 1], got {self.switch_threshold}")
+        self.env_runner_cls = InternalRunner
+
+    def get_default_rl_module_spec(self) -> RLModuleSpec:
+        return RLModuleSpec(module_class=CodePolicyModule, model_config={"policy": dict(self.policy)})
+
+
+class InternalRL(EpisodePolicyGradient):
+    """RL over controller codes inside the frozen base model."""
+
+    @classmethod
+    def get_default_config(cls) -> InternalRLConfig:
+        return InternalRLConfig()
+
+    def save_checkpoint(self, checkpoint_dir: str) -> None:
+        """RLlib's checkpoint, and beside it a portable artefact without pickle."""
+        super().save_checkpoint(checkpoint_dir)
+        agent = weights.load(self.config.weights_name)
+        agent.policy = self.get_module().policy
+        _export(self, agent, f"{checkpoint_dir}/artefact")
+
+
+class RawRLConfig(EpisodePolicyGradientConfig):
+    """Configuration of raw-action RL: the base model is finetuned on raw actions (C.5.3)."""
+
+    def __init__(self, algo_class: type | None = None):
+        super().__init__(algo_class or RawRL)
+        self.lr = 3e-5
+        self.base = "gridworld"
+
+    @property
+    def weights_name(self) -> str:
+        return self.base
+
+    def raw(self, *, base: str = NotProvided) -> RawRLConfig:
+        """Args: base: released name or folder of the base model to finetune."""
+        if base is not NotProvided:
+            self.base = base
+        return self
+
+    def validate(self) -> None:
+        super().validate()
+        self.env_runner_cls = RawRunner
+
+    def get_default_rl_module_spec(self) -> RLModuleSpec:
+        return RLModuleSpec(module_class=BasePolicyModule, model_config={"base": self.base})
+
+
+class RawRL(EpisodePolicyGradient):
+    """The baseline: the same algorithm on raw actions."""
+
+    @classmethod
+    def get_default_config(cls) -> RawRLConfig:
+        return RawRLConfig()
+
+    def save_checkpoint(self, checkpoint_dir: str) -> None:
+        """RLlib's checkpoint, and beside it the finetuned base model as a portable artefact."""
+        super().save_checkpoint(checkpoint_dir)
+        agent = weights.load(self.config.weights_name)
+        agent.base, agent.metacontroller = self.get_module().policy, None
+        _export(self, agent, f"{checkpoint_dir}/artefact")
+
+
+def _export(algorithm: Algorithm, agent: weights.Artefact, folder: str) -> None:
+    name = type(algorithm).__name__
+    results = algorithm.metrics.peek(ENV_RUNNER_RESULTS, default={})
+    agent.metrics[name] = {
+        key: float(value)
+        for key in ("success_rate", "num_episodes_lifetime", "num_raw_steps_lifetime")
+        if (value := results.get(key)) is not None
+    }
+    config = algorithm.config
+    agent.provenance[name] = {
+        "seed": config.seed,
+        "revision": weights.code_revision(),
+        "weights": str(config.weights_name),
+        "env_config": dict(config.env_config),
+        "lr": config.lr,
+        "train_batch_episodes": config.train_batch_episodes,
+    }
+    weights.save(agent, folder)

@@ -1,0 +1,121 @@
+"""The env runner: samples complete episodes by index, so results do not depend on who samples."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from ray.rllib.env.single_agent_env_runner import SingleAgentEnvRunner
+from ray.rllib.env.single_agent_episode import SingleAgentEpisode
+from ray.rllib.utils.metrics import NUM_ENV_STEPS_SAMPLED_LIFETIME, NUM_EPISODES, NUM_EPISODES_LIFETIME
+
+from irl_ray.envs.gridworld import GridPinpadVectorEnv
+from irl_ray.internal.internal_env import InternalVectorEnv, check_world
+from irl_ray.internal.sampler import Episode, sample_code_episodes, sample_raw_episodes
+from irl_ray.models import weights
+from irl_ray.rllib.episodes import outcome, to_rllib
+from irl_ray.seeding import seed_sequence
+
+
+def episode_seed(seed: int, purpose: str, round_number: int, index: int) -> int:
+    """The seed of one episode: a function of the run's seed, the round and the episode's index."""
+    return int(seed_sequence(seed, purpose, round_number, index).generate_state(1, "uint64")[0] >> 1)
+
+
+class EpisodeRunner(SingleAgentEnvRunner):
+    """Base of the two runners: seeds, metrics and RLlib's `sample` interface."""
+
+    def make_env(self) -> None:
+        """Loads the frozen weights (by path, once per process) and opens the environment's spaces."""
+        torch.set_num_threads(self.config.torch_threads)
+        self.agent = weights.load(self.config.weights_name)
+        self.env = self.make_spaces()
+        self.num_envs = self.config.num_envs_per_env_runner
+        self._rounds = 0
+
+    def make_spaces(self) -> Any:
+        """A one-row environment that carries observation and action space."""
+        raise NotImplementedError
+
+    def run_episodes(self, seeds: Sequence[int], explore: bool) -> list[Episode]:
+        """One complete episode per seed."""
+        raise NotImplementedError
+
+    def sample_indices(
+        self, round_number: int, indices: Sequence[int], explore: bool = True, purpose: str = "train"
+    ) -> list[SingleAgentEpisode]:
+        """The episodes with these indices of a round, `num_envs_per_env_runner` at a time."""
+        started = time.perf_counter()
+        self.module.eval()
+        episodes: list[SingleAgentEpisode] = []
+        for first in range(0, len(indices), self.num_envs):
+            chosen = indices[first : first + self.num_envs]
+            seeds = [episode_seed(self.config.seed or 0, purpose, round_number, i) for i in chosen]
+            episodes += [to_rllib(episode) for episode in self.run_episodes(seeds, explore)]
+        self._log(episodes, time.perf_counter() - started)
+        return episodes
+
+    def sample(
+        self,
+        *,
+        num_timesteps: int | None = None,
+        num_episodes: int | None = None,
+        explore: bool | None = None,
+        random_actions: bool = False,
+        force_reset: bool = False,
+    ) -> list[SingleAgentEpisode]:
+        """RLlib's interface: a fresh round of complete episodes (used by evaluation)."""
+        self._rounds += 1
+        count = num_episodes or self.num_envs
+        offset = (self.worker_index or 0) * 10**6
+        purpose = "evaluate" if self.config.in_evaluation else "sample"
+        explore = self.config.explore if explore is None else explore
+        return self.sample_indices(self._rounds, range(offset, offset + count), explore, purpose)
+
+    def _log(self, episodes: list[SingleAgentEpisode], seconds: float) -> None:
+        outcomes = [outcome(episode) for episode in episodes]
+        raw_steps = sum(o["raw_steps"] for o in outcomes)
+        decisions = sum(len(episode) for episode in episodes)
+        log = self.metrics.log_value
+        for success, o, episode in ((o["success"], o, e) for o, e in zip(outcomes, episodes)):
+            log("success_rate", float(success), window=self.config.success_window)
+            log("legs_mean", o["legs"], window=self.config.success_window)
+            log("episode_return_mean", episode.get_return(), window=self.config.success_window)
+        log("raw_steps_per_code", raw_steps / max(1, decisions), window=1)
+        log("codes_per_episode", decisions / max(1, len(episodes)), window=1)
+        log("raw_steps_per_s", raw_steps / seconds, window=1)
+        log(NUM_EPISODES, len(episodes), reduce="sum")
+        log(NUM_EPISODES_LIFETIME, len(episodes), reduce="lifetime_sum")
+        log("num_raw_steps_lifetime", raw_steps, reduce="lifetime_sum")
+        log(NUM_ENV_STEPS_SAMPLED_LIFETIME, decisions, reduce="lifetime_sum")
+
+
+class InternalRunner(EpisodeRunner):
+    """Samples episodes of the internal environment: one decision per switch."""
+
+    def make_spaces(self) -> InternalVectorEnv:
+        return InternalVectorEnv(self.agent, 1, **self.config.env_config)
+
+    def run_episodes(self, seeds: Sequence[int], explore: bool) -> list[Episode]:
+        return sample_code_episodes(
+            self.agent,
+            self.module.policy,
+            self.config.env_config,
+            seeds,
+            threshold=self.config.switch_threshold,
+            explore=explore,
+        )
+
+
+class RawRunner(EpisodeRunner):
+    """Samples episodes in which the base model chooses raw actions."""
+
+    def make_spaces(self) -> GridPinpadVectorEnv:
+        env = GridPinpadVectorEnv(1, observation="cells", **self.config.env_config)
+        check_world(self.agent, env)
+        return env
+
+    def run_episodes(self, seeds: Sequence[int], explore: bool) -> list[Episode]:
+        return sample_raw_episodes(self.module.policy, self.config.env_config, seeds, explore=explore)

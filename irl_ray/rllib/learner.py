@@ -1,0 +1,60 @@
+"""Critic-free PPO on whole episodes (Eq. 10, Algorithm 3)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from ray.rllib.core.columns import Columns
+from ray.rllib.core.learner.torch.torch_learner import TorchLearner
+from ray.rllib.policy.sample_batch import MultiAgentBatch
+from torch import Tensor
+
+
+
+class EpisodePolicyGradientLearner(TorchLearner):
+    """PPO's clipped surrogate with one advantage per episode; no critic, no bootstrapping.
+
+    The whole batch is one minibatch, repeated `num_epochs` times.
+    """
+
+    def configure_optimizers_for_module(self, module_id: str, config: Any = None) -> None:
+        module = self._module[module_id]
+        trained = [p for p in self.get_parameters(module) if p.requires_grad]
+        optimizer = torch.optim.AdamW(trained, lr=config.lr, weight_decay=config.weight_decay)
+        self.register_optimizer(
+            module_id=module_id, optimizer=optimizer, params=trained, lr_or_lr_schedule=config.lr
+        )
+
+    def _create_iterator_if_necessary(
+        self, *, training_data: Any, num_epochs: int = 1, **kwargs: Any
+    ) -> list[MultiAgentBatch]:
+        # RLlib's own iterator would cut the padded batch into rows of single steps.
+        batch = self._make_batch_if_necessary(training_data)
+        return [batch] * num_epochs
+
+    def compute_loss_for_module(
+        self, *, module_id: str, config: Any, batch: dict[str, Tensor], fwd_out: dict[str, Tensor]
+    ) -> Tensor:
+        """-mean over decisions of min(r A, clip(r) A) - c_H entropy; padding does not count."""
+        mask = batch[Columns.LOSS_MASK].float()
+        count = mask.sum().clamp_min(1.0)
+        distribution_class = self.module[module_id].unwrapped().action_dist_cls
+        distribution = distribution_class.from_logits(fwd_out[Columns.ACTION_DIST_INPUTS])
+        log_ratio = distribution.logp(batch[Columns.ACTIONS]) - batch[Columns.ACTION_LOGP]
+        ratio = torch.exp(log_ratio * mask)
+        advantage = batch[Columns.ADVANTAGES][:, None]
+        clipped = ratio.clamp(1 - config.clip_param, 1 + config.clip_param)
+        surrogate = (torch.minimum(ratio * advantage, clipped * advantage) * mask).sum() / count
+        entropy = (distribution.entropy() * mask).sum() / count
+        with torch.no_grad():
+            outside = ((ratio - 1).abs() > config.clip_param).float()
+            metrics = {
+                "policy_loss": -surrogate,
+                "entropy": entropy,
+                # Schulman's k3 estimator: never negative, low variance.
+                "kl_to_old_policy": ((ratio - 1 - log_ratio) * mask).sum() / count,
+                "clip_fraction": (outside * mask).sum() / count,
+            }
+        self.metrics.log_dict(metrics, key=module_id, window=1)
+        return -surrogate - config.entropy_coeff * entropy

@@ -1,0 +1,46 @@
+"""RLModules: thin shells around the plain PyTorch policies.
+
+Both read whole episodes from their first decision on, so training needs no stored state: the
+parallel form starts from the zero state that acting started from.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ray.rllib.core.columns import Columns
+from ray.rllib.core.rl_module.torch import TorchRLModule
+from ray.rllib.models.torch.torch_distributions import TorchCategorical, TorchDiagGaussian
+
+from irl_ray.config import build
+from irl_ray.models import weights
+from irl_ray.models.code_policy import CodePolicy, CodePolicyConfig
+
+
+class CodePolicyModule(TorchRLModule):
+    """Gaussian policy over controller codes; `model_config["policy"]` are `CodePolicyConfig`'s keys."""
+
+    def setup(self) -> None:
+        shape = {
+            "observation_size": self.observation_space.shape[-1],
+            "code_size": self.action_space.shape[-1],
+            **self.model_config.get("policy", {}),
+        }
+        self.policy = CodePolicy(build(CodePolicyConfig, shape, "config.policy"))
+        self.action_dist_cls = TorchDiagGaussian
+
+    def _forward(self, batch: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
+        """obs [B, K, d] -> action_dist_inputs [B, K, 2z]."""
+        return {Columns.ACTION_DIST_INPUTS: self.policy(batch[Columns.OBS])}
+
+
+class BasePolicyModule(TorchRLModule):
+    """The base model itself as policy over raw actions, started from `model_config["base"]`."""
+
+    def setup(self) -> None:
+        self.policy = weights.load(self.model_config["base"]).base.requires_grad_(True)
+        self.action_dist_cls = TorchCategorical
+
+    def _forward(self, batch: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
+        """obs int [B, T, E] -> action_dist_inputs [B, T, A]."""
+        return {Columns.ACTION_DIST_INPUTS: self.policy(batch[Columns.OBS].long())}
