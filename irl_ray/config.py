@@ -31,8 +31,7 @@ def build(cls: type[T], values: Mapping[str, Any], where: str) -> T:
     for key in values:
         if key not in fields:
             raise UserError(
-                f"{where}.{key}: unknown setting.{did_you_mean(key, fields)} "
-                f"Known: {', '.join(sorted(fields))}"
+                f"{where}.{key}: unknown setting.{did_you_mean(key, fields)} Known: {', '.join(sorted(fields))}"
             )
     return cls(**{key: _convert(hints[key], value, f"{where}.{key}") for key, value in values.items()})
 
@@ -91,7 +90,6 @@ def with_preset(values: Mapping[str, Any], presets: Mapping[str, Mapping[str, An
     name = values.get("preset", "small")
     if name not in presets:
         raise UserError(
-            f"{where}.preset: {name!r} is unknown.{did_you_mean(name, presets)} "
-            f"Expected one of {', '.join(presets)}"
+            f"{where}.preset: {name!r} is unknown.{did_you_mean(name, presets)} Expected one of {', '.join(presets)}"
         )
     return merge(presets[name], rest)

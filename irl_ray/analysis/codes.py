@@ -114,9 +114,7 @@ def class_mean_codes(controls: Controls, batch: Trajectories, num_subgoals: int)
     )
 
 
-def injected_success(
-    agent: Artefact, codes: Tensor, world: dict[str, Any], episodes: int, seed: int
-) -> float:
+def injected_success(agent: Artefact, codes: Tensor, world: dict[str, Any], episodes: int, seed: int) -> float:
     """Success when codes [subgoals, z] are put in force in the task's order."""
 
     def steer(residual: Tensor, info: dict[str, Any]) -> Tensor:

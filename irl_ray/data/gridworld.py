@@ -94,17 +94,13 @@ class GridworldExpert:
         """`count` trajectories; those that the horizon cuts keep their first T steps."""
         spec, device = self.spec, self.device
         uniform = lambda *shape: torch.rand(*shape, generator=random, device=device)  # noqa: E731
-        entities, distances = pinpad.sample_layouts(
-            lambda rows: uniform(len(rows), spec.num_cells), count, spec, torch
-        )
+        entities, distances = pinpad.sample_layouts(lambda rows: uniform(len(rows), spec.num_cells), count, spec, torch)
         rows = torch.arange(count, device=device)
         task = (uniform(count) * len(spec.tasks)).long()
         position = entities[:, -1]
         leg = torch.zeros_like(position)
         colour_at = torch.full((count, spec.num_cells), -1, device=device)
-        colour_at[rows[:, None], entities[:, : spec.num_colours]] = torch.arange(
-            spec.num_colours, device=device
-        )
+        colour_at[rows[:, None], entities[:, : spec.num_colours]] = torch.arange(spec.num_colours, device=device)
         wall_at = torch.zeros(count, spec.num_cells, dtype=torch.bool, device=device)
         wall_at[rows[:, None], entities[:, spec.num_colours : -1]] = True
         positions, actions, masks, legs = [position], [], [], []

@@ -69,8 +69,7 @@ TASKS: dict[str, tuple[Task, ...]] = {
     "post_two_pairs": _tasks("0-1-2-3"),
     # Table A2: ant, subgoals are single colours.
     "table_a2": _tasks(
-        "0-3-2 1-0-3 2-1-0 3-2-1 0-2-0 0-2-1 0-3-1 1-0-2 1-3-1 1-3-2 2-0-2 2-0-3 2-1-3 3-1-0 "
-        "3-1-3 3-2-0"
+        "0-3-2 1-0-3 2-1-0 3-2-1 0-2-0 0-2-1 0-3-1 1-0-2 1-3-1 1-3-2 2-0-2 2-0-3 2-1-3 3-1-0 3-1-3 3-2-0"
     ),
     "post_a2": _tasks("0-1-2-3"),
 }
@@ -116,9 +115,7 @@ class PinpadSpec:
             if any(a == b for a, b in zip(task, task[1:])):
                 raise UserError(f"tasks: {task} asks for the same colour twice in a row")
             if len(task) % self.colours_per_subgoal:
-                raise UserError(
-                    f"tasks: {task} cannot be cut into subgoals of {self.colours_per_subgoal} colours"
-                )
+                raise UserError(f"tasks: {task} cannot be cut into subgoals of {self.colours_per_subgoal} colours")
 
     @property
     def num_cells(self) -> int:
@@ -136,9 +133,7 @@ class PinpadSpec:
     def subgoals(self) -> tuple[Task, ...]:
         """Ground-truth subgoals in order of their first colour: every chunk that tiles the colours."""
         size = self.colours_per_subgoal
-        return tuple(
-            tuple(range(first, first + size)) for first in range(0, self.num_colours - size + 1, size)
-        )
+        return tuple(tuple(range(first, first + size)) for first in range(0, self.num_colours - size + 1, size))
 
     def task_subgoals(self, task: Task) -> tuple[int, ...]:
         """The subgoal number of each chunk of `task`; -1 where a chunk is none of `subgoals`."""
@@ -230,17 +225,13 @@ def solvable(entities: Array, distances: Array, spec: PinpadSpec, xp: Any = np) 
     sources = xp.concatenate([entities[:, : spec.num_colours], entities[:, -1:]], -1)  # [B, O + 1]
     batch = _arange(entities.shape[0], entities, xp)
     colours = _arange(spec.num_colours, entities, xp)
-    after = distances[
-        table[sources][..., None], colours[None, None, None, :], batch[:, None, None, None]
-    ]
+    after = distances[table[sources][..., None], colours[None, None, None, :], batch[:, None, None, None]]
     reached = (after < UNREACHABLE).any(2)  # [B, O + 1, O]
     own = _arange(spec.num_colours + 1, entities, xp)[:, None] == colours[None, :]
     return (reached | own[None]).all(2).all(1)
 
 
-def sample_layouts(
-    draw: Callable[[Array], Array], count: int, spec: PinpadSpec, xp: Any = np
-) -> tuple[Array, Array]:
+def sample_layouts(draw: Callable[[Array], Array], count: int, spec: PinpadSpec, xp: Any = np) -> tuple[Array, Array]:
     """Solvable layouts by rejection: entities [B, E] and distances [C, O, B] for B = `count`.
 
     `draw(rows)` returns fresh uniforms [len(rows), C] for the given row numbers; a row is asked

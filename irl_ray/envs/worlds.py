@@ -10,13 +10,25 @@ from irl_ray.envs.pinpad import PinpadSpec
 
 GRIDWORLDS: dict[str, dict[str, Any]] = {
     "tiny": {
-        "grid_size": 4, "num_colours": 4, "num_walls": 0, "horizon": 30, "tasks": "two_pairs",
+        "grid_size": 4,
+        "num_colours": 4,
+        "num_walls": 0,
+        "horizon": 30,
+        "tasks": "two_pairs",
     },
     "small": {
-        "grid_size": 5, "num_colours": 6, "num_walls": 1, "horizon": 60, "tasks": "three_pairs",
+        "grid_size": 5,
+        "num_colours": 6,
+        "num_walls": 1,
+        "horizon": 60,
+        "tasks": "three_pairs",
     },
     "paper": {
-        "grid_size": 7, "num_colours": 8, "num_walls": 4, "horizon": 100, "tasks": "table_a1",
+        "grid_size": 7,
+        "num_colours": 8,
+        "num_walls": 4,
+        "horizon": 100,
+        "tasks": "table_a1",
     },
 }
 POST_TRAINING_TASKS = {"tiny": "post_two_pairs", "small": "post_three_pairs", "paper": "post_a1"}

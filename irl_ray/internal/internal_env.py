@@ -175,9 +175,7 @@ class InternalVectorEnv(gym.vector.VectorEnv):
         self.num_envs = len(rows)
 
     @torch.no_grad()
-    def step(
-        self, codes: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
+    def step(self, codes: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
         """Holds each row's code until its next switch or the end of its episode."""
         waiting = self._finished.copy()
         if self._autoreset and waiting.any():

@@ -47,9 +47,7 @@ class CodePolicy(nn.Module):
         )
         nn.init.zeros_(self.mean[-1].weight)
         nn.init.zeros_(self.mean[-1].bias)
-        self.log_std = nn.Parameter(
-            torch.full((config.code_size,), config.log_std), requires_grad=config.learn_std
-        )
+        self.log_std = nn.Parameter(torch.full((config.code_size,), config.log_std), requires_grad=config.learn_std)
 
     def _gaussian(self, features: Tensor, memory: Tensor) -> Tensor:
         mean = self.mean(torch.cat([features, memory], -1))

@@ -92,9 +92,7 @@ class HawkMixer(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """[B, T, d] -> [B, T, d]."""
         past = F.pad(self.input(x), (0, 0, CONVOLUTION - 1, 0))
-        convolved = sum(
-            past[:, i : i + x.shape[1]] * self.kernel[i] for i in range(CONVOLUTION)
-        )
+        convolved = sum(past[:, i : i + x.shape[1]] * self.kernel[i] for i in range(CONVOLUTION))
         return self.out(self.recurrence(convolved) * F.gelu(self.gate(x)))
 
     def initial_state(self, rows: int, steps: int) -> State:

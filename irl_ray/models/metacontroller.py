@@ -245,9 +245,7 @@ class Metacontroller(nn.Module):
         """e^ = e + U(z) e (Eqs. 11, 18)."""
         return residual + self.decoder(code, residual)
 
-    def forward(
-        self, residual: Tensor, mask: Tensor, noise: Tensor, threshold: float | None = None
-    ) -> Controls:
+    def forward(self, residual: Tensor, mask: Tensor, noise: Tensor, threshold: float | None = None) -> Controls:
         """Parallel form over whole sequences.
 
         Args:

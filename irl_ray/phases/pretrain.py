@@ -167,9 +167,7 @@ class Pretrain(Phase):
             world = to_plain(config.world)
             for layer in config.control_layers or (base.num_layers // 2,):
                 stream = expert.stream(64, config.seed, "pretrain", "control")
-                controllers = train_controllers(
-                    base, layer, config.world.num_subgoals, stream, config.control_steps
-                )
+                controllers = train_controllers(base, layer, config.world.num_subgoals, stream, config.control_steps)
                 for label, tasks in (("", config.post_task), ("_training_tasks", world["tasks"])):
                     result[f"control_success{label}/layer_{layer}"] = control_success(
                         base, layer, controllers, {**world, "tasks": tasks}, config.gate_episodes, config.seed
@@ -180,9 +178,7 @@ class Pretrain(Phase):
         return Artefact(self.config.world, self.base)
 
 
-def pretraining_losses(
-    base: SequenceModel, batch: Trajectories
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def pretraining_losses(base: SequenceModel, batch: Trajectories) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Sums over steps, in nats: -log p(a_t), -log p(agent's next cell), -log p(static cells)."""
     observation, mask = batch.observation[:, :-1], batch.mask
     hidden = base.norm(base.upper(base.embed(observation), 0))

@@ -55,9 +55,7 @@ def to_batch(episodes: Sequence[SingleAgentEpisode], advantages: np.ndarray) -> 
     columns = {
         Columns.OBS: pad([np.asarray(e.get_observations())[:-1] for e in episodes]),
         Columns.ACTIONS: pad([np.asarray(e.get_actions()) for e in episodes]),
-        Columns.ACTION_LOGP: pad(
-            [np.asarray(e.get_extra_model_outputs(Columns.ACTION_LOGP)) for e in episodes]
-        ),
+        Columns.ACTION_LOGP: pad([np.asarray(e.get_extra_model_outputs(Columns.ACTION_LOGP)) for e in episodes]),
         Columns.LOSS_MASK: np.arange(longest) < lengths[:, None],
         Columns.ADVANTAGES: advantages.astype(np.float32),
     }

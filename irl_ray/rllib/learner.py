@@ -11,7 +11,6 @@ from ray.rllib.policy.sample_batch import MultiAgentBatch
 from torch import Tensor
 
 
-
 class EpisodePolicyGradientLearner(TorchLearner):
     """PPO's clipped surrogate with one advantage per episode; no critic, no bootstrapping.
 
@@ -22,9 +21,7 @@ class EpisodePolicyGradientLearner(TorchLearner):
         module = self._module[module_id]
         trained = [p for p in self.get_parameters(module) if p.requires_grad]
         optimizer = torch.optim.AdamW(trained, lr=config.lr, weight_decay=config.weight_decay)
-        self.register_optimizer(
-            module_id=module_id, optimizer=optimizer, params=trained, lr_or_lr_schedule=config.lr
-        )
+        self.register_optimizer(module_id=module_id, optimizer=optimizer, params=trained, lr_or_lr_schedule=config.lr)
 
     def _create_iterator_if_necessary(
         self, *, training_data: Any, num_epochs: int = 1, **kwargs: Any

@@ -1,0 +1,1 @@
+"""Command lines: `rllib` (training, evaluation, resuming) and `irl-ray` (everything without Ray)."""

@@ -1,0 +1,103 @@
+"""`rllib evaluate`: rolls a trained agent out; plain PyTorch, no Ray."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from irl_ray.config import merge, to_plain
+from irl_ray.envs import rendering
+from irl_ray.envs.gridworld import GridPinpadEnv
+from irl_ray.errors import UserError
+from irl_ray.internal.agent import Agent
+from irl_ray.internal.sampler import sample_code_episodes, sample_raw_episodes
+from irl_ray.models import weights
+from irl_ray.models.weights import Artefact
+from irl_ray.seeding import seed_sequence
+
+
+def evaluate(options: argparse.Namespace) -> int:
+    """Prints success with its standard error, and writes a GIF and JSON where asked."""
+    if options.episodes < 1:
+        raise UserError(f"--episodes: expected a positive number, got {options.episodes}")
+    agent = weights.load(options.checkpoint)
+    world = evaluation_world(agent, options.env_config or {})
+    states = seed_sequence(options.seed, "evaluate").generate_state(options.episodes, "uint64")
+    seeds = [int(state >> 1) for state in states]
+    if agent.metacontroller is None:
+        episodes = sample_raw_episodes(agent.base, world, seeds, explore=not options.greedy)
+        acting = "base model on raw actions"
+    else:
+        explore = not options.greedy or agent.policy is None
+        episodes = sample_code_episodes(agent, agent.policy, world, seeds, explore=explore)
+        acting = "policy over codes" if agent.policy else "prior over codes, z ~ N(0, I)"
+    success = np.array([episode.success for episode in episodes])
+    result = {
+        "acting": acting,
+        "tasks": world["tasks"],
+        "episodes": len(episodes),
+        "success_rate": float(success.mean()),
+        "standard_error": float(success.std() / len(success) ** 0.5),
+        "colours_per_episode": float(np.mean([episode.legs for episode in episodes])),
+        "raw_steps_per_episode": float(np.mean([episode.raw_steps for episode in episodes])),
+        "decisions_per_episode": float(np.mean([len(episode.action) for episode in episodes])),
+        "seed": options.seed,
+    }
+    for name, value in result.items():
+        print(f"{name:<24}{value:.4g}" if isinstance(value, float) else f"{name:<24}{value}")
+    if options.out:
+        Path(options.out).write_text(json.dumps(result, indent=1) + "\n")
+    if options.render:
+        frames = record(agent, world, options.seed, not options.greedy)
+        write_gif(frames, Path(options.render))
+        print(f"{'render':<24}{options.render}")
+    return 0
+
+
+def evaluation_world(agent: Artefact, overrides: dict[str, Any]) -> dict[str, Any]:
+    """The world of the agent's last RL phase, else of its demonstrations, changed by `overrides`."""
+    world = to_plain(agent.world)
+    for phase in ("RawRL", "InternalRL"):
+        if phase in agent.provenance:
+            trained = agent.provenance[phase].get("env_config", {})
+            world = merge(world, {k: v for k, v in trained.items() if k != "preset"})
+    return merge(world, overrides)
+
+
+def record(agent: Artefact, world: dict[str, Any], seed: int, explore: bool, tries: int = 20) -> list[np.ndarray]:
+    """Frames of the first successful of some episodes (else of the last), the gate drawn under each."""
+    env, acting = GridPinpadEnv(observation="cells", **world), Agent(agent, seed, explore)
+    frames: list[np.ndarray] = []
+    for attempt in range(tries):
+        observation, info = env.reset(seed=seed + attempt)
+        acting.reset()
+        frames, over = [], False
+        while not over:
+            task = env.vector.world.tasks[info["task"]]
+            action = acting.act(observation)
+            frames.append(rendering.image(env.vector.world, observation, task, info["leg"], acting.beta))
+            observation, _, terminated, truncated, info = env.step(action)
+            over = terminated or truncated
+        gate = None if acting.beta is None else 0.0
+        frames += [rendering.image(env.vector.world, observation, task, info["leg"], gate)] * 4
+        if info["success"]:
+            break
+    return frames
+
+
+def write_gif(frames: list[np.ndarray], path: Path) -> None:
+    """Writes frames as an animated GIF.
+
+    Raises:
+        UserError: if the path does not end in .gif.
+    """
+    from PIL import Image
+
+    if path.suffix != ".gif":
+        raise UserError(f"--render {path}: expected a name that ends in .gif")
+    images = [Image.fromarray(frame).convert("P", palette=Image.Palette.ADAPTIVE) for frame in frames]
+    images[0].save(path, save_all=True, append_images=images[1:], duration=200, loop=0)

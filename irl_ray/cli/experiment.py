@@ -1,0 +1,268 @@
+"""Experiment files: reading, checking, and turning them into what Tune wants.
+
+A file is `{name: {run, env, stop, checkpoint_config, num_samples, config}}` in YAML or JSON, with
+`{grid_search: [...]}` where a list of values is to be tried, or a Python file that defines a
+module-level `config` (an AlgorithmConfig) and optionally `stop`.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import itertools
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
+
+from irl_ray.errors import UserError, did_you_mean
+from irl_ray.models import weights
+from irl_ray.rllib import trainables
+
+KEYS = ("run", "env", "stop", "checkpoint_config", "num_samples", "config", "description")
+CHECKPOINT_KEYS = ("checkpoint_frequency", "checkpoint_at_end", "num_to_keep",
+                   "checkpoint_score_attribute", "checkpoint_score_order")  # fmt: skip
+WEIGHT_KEYS = ("base", "metacontroller")  # config keys that name weights
+
+
+@dataclass
+class Experiment:
+    """One experiment, checked.
+
+    Attributes:
+        name: from the file.
+        run: name of a trainable.
+        config: settings, possibly with grid_search.
+        stop: metric -> value at or above which a trial ends.
+        checkpoint: keys of Tune's CheckpointConfig.
+        num_samples: repetitions of the whole grid.
+    """
+
+    name: str
+    run: str
+    config: dict[str, Any]
+    stop: dict[str, float] = field(default_factory=dict)
+    checkpoint: dict[str, Any] = field(default_factory=dict)
+    num_samples: int = 1
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe YAML in which 3e-5 is a number (YAML 1.1 takes it for text)."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(\d[\d_]*\.?\d*|\.\d+)[eE][-+]?\d+$"),
+    list("-+0123456789."),
+)
+
+
+def read_file(path: str | Path) -> list[Experiment]:
+    """All experiments of a .yaml, .json or .py file, checked.
+
+    Raises:
+        UserError: naming the file and the key at fault.
+    """
+    path = Path(path)
+    if not path.is_file():
+        folder = path.parent if path.parent.is_dir() else Path("tuned_configs")
+        known = [str(p) for p in sorted(folder.glob("*.yaml"))]
+        raise UserError(f"{path}: no such file.{did_you_mean(str(path), known)}")
+    if path.suffix == ".py":
+        return [_from_python(path)]
+    try:
+        if path.suffix == ".json":
+            content = json.loads(path.read_text())
+        elif path.suffix in (".yaml", ".yml"):
+            content = yaml.load(path.read_text(), Loader=_Loader)  # noqa: S506  a SafeLoader
+        else:
+            raise UserError(f"{path}: expected a .yaml, .json or .py file")
+    except (yaml.YAMLError, json.JSONDecodeError, UnicodeDecodeError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"{path}: not readable: {reason}") from None
+    if not isinstance(content, Mapping) or not content:
+        raise UserError(f"{path}: expected a mapping of experiment names to settings")
+    return [parse(str(name), spec, str(path)) for name, spec in content.items()]
+
+
+def parse(name: str, spec: Any, where: str) -> Experiment:
+    """Checks one experiment."""
+    here = f"{where}: {name}"
+    if not isinstance(spec, Mapping):
+        raise UserError(f"{here}: expected a mapping with the keys {', '.join(KEYS)}")
+    _known(spec, KEYS, here)
+    run = spec.get("run")
+    names = trainables.runnable_names()
+    if run not in names:
+        shown = ", ".join([*trainables.PHASES, *trainables.OWN_ALGORITHMS])
+        raise UserError(
+            f"{here}.run: {run!r} is unknown.{did_you_mean(str(run), names)} "
+            f"Expected one of {shown} or an RLlib algorithm such as PPO"
+        )
+    config = dict(spec.get("config") or {})
+    if spec.get("env") is not None:
+        config["env"] = spec["env"]
+    experiment = Experiment(
+        name=name,
+        run=run,
+        config=config,
+        stop=_stop(spec.get("stop"), f"{here}.stop"),
+        checkpoint=_checkpoint(spec.get("checkpoint_config"), f"{here}.checkpoint_config"),
+        num_samples=_positive(spec.get("num_samples", 1), f"{here}.num_samples"),
+    )
+    check_config(experiment, where)
+    return experiment
+
+
+def check_config(experiment: Experiment, where: str) -> None:
+    """Builds every variant of the configuration once, so that mistakes show before Ray starts.
+
+    Names of weights in files are made absolute: workers run in other folders.
+    """
+    here = f"{where}: {experiment.name}"
+    experiment.config = _absolute_weights(experiment.config)
+    if experiment.run in trainables.PHASES:
+        for variant in variants(experiment.config):
+            try:
+                trainables.PHASE_CONFIGS[experiment.run](variant)
+            except UserError as error:
+                raise UserError(f"{here}: {error}") from None
+            if "base" in variant:
+                weights.resolve(variant["base"])
+        return
+    known = set(trainables.algorithm_config(experiment.run).to_dict()) | _settable(experiment.run)
+    _known(experiment.config, known, f"{here}.config")
+    for variant in variants(experiment.config):
+        config = built_algorithm_config(experiment.run, variant, here)
+        for key in WEIGHT_KEYS:
+            if hasattr(config, key):
+                required = ("metacontroller",) if key == "metacontroller" else ()
+                weights.load(getattr(config, key), *required)
+        if experiment.run in trainables.OWN_ALGORITHMS:
+            _check_environment(config, here)
+
+
+def _check_environment(config: AlgorithmConfig, here: str) -> None:
+    from irl_ray.envs.gridworld import GridPinpadVectorEnv
+    from irl_ray.internal.internal_env import check_world
+
+    try:
+        env = GridPinpadVectorEnv(1, observation="cells", **config.env_config)
+        check_world(weights.load(config.weights_name), env)
+    except TypeError as error:
+        raise UserError(f"{here}.config.env_config: {error}") from None
+    except UserError as error:
+        raise UserError(f"{here}.config.{error}") from None
+
+
+def built_algorithm_config(run: str, config: Mapping[str, Any], here: str) -> AlgorithmConfig:
+    """The validated AlgorithmConfig of one variant."""
+    try:
+        built = trainables.algorithm_config(run).update_from_dict(dict(config))
+        built.validate()
+        return built
+    except UserError as error:
+        raise UserError(f"{here}: {error}") from None
+    except (ValueError, TypeError, AttributeError, KeyError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(f"{here}.config: {reason}") from None
+
+
+def variants(config: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """Every combination of the grid_search lists in a configuration."""
+    searches = list(_searches(config, ()))
+    for values in itertools.product(*(options for _, options in searches)):
+        variant = _copied(config)
+        for (path, _), value in zip(searches, values):
+            inner = variant
+            for key in path[:-1]:
+                inner = inner[key]
+            inner[path[-1]] = value
+        yield variant
+
+
+def _searches(node: Any, path: tuple) -> Iterator[tuple[tuple, list]]:
+    if not isinstance(node, Mapping):
+        return
+    if "grid_search" in node:
+        options = node["grid_search"]
+        if len(node) > 1 or not isinstance(options, list) or not options:
+            raise UserError(f"{'.'.join(path)}: grid_search needs a non-empty list and stands alone")
+        yield path, options
+        return
+    for key, value in node.items():
+        yield from _searches(value, (*path, key))
+
+
+def _copied(node: Any) -> Any:
+    return {k: _copied(v) for k, v in node.items()} if isinstance(node, Mapping) else node
+
+
+def _absolute_weights(config: dict[str, Any]) -> dict[str, Any]:
+    def absolute(value: Any) -> Any:
+        if isinstance(value, Mapping) and "grid_search" in value:
+            return {"grid_search": [absolute(option) for option in value["grid_search"]]}
+        if not isinstance(value, str) or (weights.RELEASED / value / "config.json").is_file():
+            return value
+        return str(weights.resolve(value).resolve())
+
+    return {key: absolute(value) if key in WEIGHT_KEYS else value for key, value in config.items()}
+
+
+def _settable(run: str) -> set[str]:
+    config = trainables.algorithm_config(run)
+    return {key for key in vars(config) if not key.startswith("__")} | {"_model_config", "lambda"}
+
+
+def _known(given: Mapping[str, Any], known: Any, here: str) -> None:
+    for key in given:
+        if key not in known:
+            raise UserError(f"{here}.{key}: unknown key.{did_you_mean(str(key), known)}")
+
+
+def _stop(value: Any, here: str) -> dict[str, float]:
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping):
+        raise UserError(f"{here}: expected a mapping of metrics to numbers, got {value!r}")
+    for metric, limit in value.items():
+        if isinstance(limit, bool) or not isinstance(limit, (int, float)):
+            raise UserError(f"{here}.{metric}: expected a number, got {limit!r}")
+    return dict(value)
+
+
+def _checkpoint(value: Any, here: str) -> dict[str, Any]:
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping):
+        raise UserError(f"{here}: expected a mapping, got {value!r}")
+    _known(value, CHECKPOINT_KEYS, here)
+    return dict(value)
+
+
+def _positive(value: Any, here: str) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise UserError(f"{here}: expected a positive integer, got {value!r}")
+    return value
+
+
+def _from_python(path: Path) -> Experiment:
+    spec = importlib.util.spec_from_file_location("irl_ray_experiment", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    config = getattr(module, "config", None)
+    if not isinstance(config, AlgorithmConfig):
+        raise UserError(f"{path}: expected a module-level `config` that is an AlgorithmConfig")
+    changed = {
+        key: value
+        for key, value in config.to_dict().items()
+        if value != config.algo_class.get_default_config().to_dict().get(key)
+    }
+    stop = _stop(getattr(module, "stop", None), f"{path}: stop")
+    experiment = Experiment(path.stem, config.algo_class.__name__, changed, stop)
+    check_config(experiment, str(path))
+    return experiment

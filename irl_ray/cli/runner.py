@@ -1,0 +1,196 @@
+"""Running experiments under Tune: resources, Ctrl-C, resuming, the closing summary."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # the old output lets us print our own table
+os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+
+import ray  # noqa: E402
+from ray import tune  # noqa: E402
+from ray.tune import Callback, CheckpointConfig, RunConfig, TuneConfig, Tuner  # noqa: E402
+from ray.tune.schedulers import FIFOScheduler, TrialScheduler  # noqa: E402
+
+from irl_ray.cli import progress  # noqa: E402
+from irl_ray.cli.experiment import Experiment, built_algorithm_config, variants  # noqa: E402
+from irl_ray.errors import UserError  # noqa: E402
+from irl_ray.rllib import trainables  # noqa: E402
+
+INTERRUPTED = 130  # exit code of a shell command ended by Ctrl-C
+
+
+class Interrupt:
+    """What Ctrl-C asked for. Process-wide, since a signal is."""
+
+    requested = False
+
+
+class PausingScheduler(FIFOScheduler):
+    """Runs trials in order; after Ctrl-C, pauses each at its next result, which checkpoints it.
+
+    Paused trials are unfinished to Tune, so `rllib resume` carries them on.
+    """
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        if Interrupt.requested:
+            return TrialScheduler.PAUSE
+        return super().on_trial_result(tune_controller, trial, result)
+
+    def choose_trial_to_run(self, tune_controller: Any) -> Any:
+        if Interrupt.requested:
+            return None
+        return super().choose_trial_to_run(tune_controller)
+
+
+class CheckpointOnInterrupt(Callback):
+    """First Ctrl-C: pause all trials and stop. Second: stop at once."""
+
+    def setup(self, **info: Any) -> None:
+        Interrupt.requested = False
+        self._stop = signal.getsignal(signal.SIGINT)
+        signal.signal(signal.SIGINT, self._handle)
+
+    def _handle(self, number: int, frame: Any) -> None:
+        if Interrupt.requested:
+            self._stop(number, frame)
+            return
+        Interrupt.requested = True
+        print("\nCtrl-C: saving checkpoints at the next results (again: stop at once) ...", flush=True)
+
+    def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        busy = any(trial.status == "RUNNING" or trial.is_saving for trial in trials)
+        if Interrupt.requested and not busy and callable(self._stop):
+            self._stop(signal.SIGINT, None)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+
+def start_ray(address: str | None, num_cpus: int | None = None, num_gpus: int | None = None) -> None:
+    """Connects to a cluster, or starts Ray here on the loopback interface."""
+    if ray.is_initialized():
+        return
+    quiet = {"log_to_driver": False, "logging_level": "ERROR"}
+    if address:
+        ray.init(address=address, **quiet)
+    else:
+        ray.init(num_cpus=num_cpus, num_gpus=num_gpus, include_dashboard=False, **quiet)
+
+
+def check_resources(experiment: Experiment, where: str) -> None:
+    """Refuses what the cluster can never schedule, which Tune would wait for in silence.
+
+    Raises:
+        UserError: telling what one trial needs and what there is.
+    """
+    have = ray.cluster_resources()
+    for variant in variants(experiment.config):
+        need = _trial_resources(experiment.run, variant, where)
+        for kind, amount in need.items():
+            if amount > have.get(kind, 0) + 1e-6:
+                hint = (
+                    "lower num_env_runners, num_learners or num_cpus_per_env_runner (0.5 works)"
+                    if kind == "CPU"
+                    else f"ask for fewer {kind}s"
+                )
+                raise UserError(
+                    f"{where}: {experiment.name} needs {amount:g} {kind} per trial, the cluster has "
+                    f"{have.get(kind, 0):g}; {hint}"
+                )
+
+
+def _trial_resources(run: str, config: Mapping[str, Any], where: str) -> dict[str, float]:
+    if run in trainables.PHASES:
+        return {"CPU": 1.0, **({"GPU": 1.0} if str(config.get("device", "cpu")).startswith("cuda") else {})}
+    built = built_algorithm_config(run, config, where)
+    bundles = built.algo_class.default_resource_request(built).bundles
+    return {kind: sum(b.get(kind, 0) for b in bundles) for kind in {k for b in bundles for k in b}}
+
+
+def run(experiment: Experiment, storage: Path, where: str) -> int:
+    """Runs one experiment to its end; returns the process's exit code."""
+    check_resources(experiment, where)
+    trainables.register_everything()
+    folder = f"{experiment.name}_{time.strftime('%Y%m%d-%H%M%S')}"
+    checkpoint = {"checkpoint_at_end": True, **experiment.checkpoint}
+    config = dict(experiment.config)
+    resources = _phase_resources(experiment)
+    trainable = trainables.trainable_class(experiment.run)
+    tuner = Tuner(
+        tune.with_resources(trainable, resources) if resources else trainable,
+        param_space=config,
+        tune_config=TuneConfig(num_samples=experiment.num_samples, scheduler=PausingScheduler()),
+        run_config=RunConfig(
+            name=folder,
+            storage_path=str(storage.resolve()),
+            stop=experiment.stop or None,
+            checkpoint_config=CheckpointConfig(**checkpoint),
+            progress_reporter=progress.Progress(experiment.run, experiment.stop),
+            callbacks=[CheckpointOnInterrupt()],
+            verbose=1,
+        ),
+    )
+    print(f"{experiment.name}: {experiment.run}, results and TensorBoard in {storage / folder}", flush=True)
+    return _fit(tuner, experiment.run, storage / folder)
+
+
+def _phase_resources(experiment: Experiment) -> dict[str, float] | None:
+    if experiment.run not in trainables.PHASES:
+        return None
+    return _trial_resources(experiment.run, next(variants(experiment.config)), experiment.name)
+
+
+def resume(folder: Path) -> int:
+    """Carries an interrupted experiment on from its last checkpoints."""
+    if not Tuner.can_restore(str(folder.resolve())):
+        raise UserError(
+            f"{folder}: no experiment to resume there; expected a folder that `rllib train` made, "
+            "such as results/gridworld_internal_20260101-120000"
+        )
+    trainables.register_everything()
+    run_name = _run_of(folder)
+    tuner = Tuner.restore(str(folder.resolve()), trainable=trainables.trainable_class(run_name), resume_errored=True)
+    print(f"resuming {folder}", flush=True)
+    return _fit(tuner, run_name, folder)
+
+
+def _run_of(folder: Path) -> str:
+    for name in trainables.runnable_names():
+        cls = trainables.trainable_class(name) if name in (*trainables.PHASES, *trainables.OWN_ALGORITHMS) else None
+        prefix = cls.__name__ if cls else name
+        if any(folder.glob(f"{prefix}_*")):
+            return name
+    raise UserError(f"{folder}: holds no trial of a known trainable")
+
+
+def _fit(tuner: Tuner, run_name: str, folder: Path) -> int:
+    results = tuner.fit()
+    if Interrupt.requested:
+        print(f"Interrupted; everything is saved. Go on with:\n  rllib resume {folder}")
+        return INTERRUPTED
+    for result in results:
+        if result.error is not None:
+            print(f"trial failed: {result.path}\n{_last_line(result.error)}", file=sys.stderr)
+            continue
+        gates = progress.gates_table(result.metrics or {})
+        if gates:
+            print(f"gates:\n{gates}")
+        if result.checkpoint is not None:
+            artefact = Path(result.checkpoint.path) / "artefact"
+            print(f"weights: {artefact if artefact.is_dir() else result.checkpoint.path}")
+    if results.errors:
+        print(f"{len(results.errors)} trial(s) failed. Once mended: rllib resume {folder}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _last_line(error: BaseException) -> str:
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else repr(error)

@@ -1,0 +1,104 @@
+"""Tune trainables of the supervised phases, and the registry of everything `run:` may name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from ray import tune
+from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
+from ray.rllib.algorithms.registry import ALGORITHMS_CLASS_TO_NAME, get_algorithm_class
+from ray.tune.result import DONE
+
+from irl_ray.envs import GRIDWORLD_ID
+from irl_ray.envs.gridworld import GridPinpadEnv, GridPinpadVectorEnv
+from irl_ray.phases.discover import Discover, discover_config
+from irl_ray.phases.pretrain import Pretrain, pretrain_config
+from irl_ray.phases.training import Phase
+from irl_ray.rllib.algorithms import InternalRL, RawRL
+
+STATE = "state.pt"
+
+
+class PhaseTrainable(tune.Trainable):
+    """Runs a phase under Tune: one call of `step` is `report_every` optimiser steps.
+
+    When the last step is done the gates are measured, so the last result and the last checkpoint's
+    artefact carry them.
+    """
+
+    def setup(self, config: dict[str, Any]) -> None:
+        torch.set_num_threads(1)
+        self.phase = self.make_phase(config)
+        self.gates: dict[str, float] = {}
+
+    @staticmethod
+    def make_phase(config: dict[str, Any]) -> Phase:
+        """The phase that plain settings describe."""
+        raise NotImplementedError
+
+    def step(self) -> dict[str, Any]:
+        metrics = self.phase.step()
+        if self.phase.finished:
+            self.gates = self.phase.gates()
+        steps = self.phase.config.steps
+        return {**metrics, **self.gates, "progress": metrics["step"] / steps, DONE: self.phase.finished}
+
+    def save_checkpoint(self, checkpoint_dir: str) -> None:
+        torch.save({**self.phase.state(), "gates": self.gates}, Path(checkpoint_dir) / STATE)
+        self.phase.export(Path(checkpoint_dir) / "artefact", self.gates)
+
+    def load_checkpoint(self, checkpoint_dir: str) -> None:
+        state = torch.load(Path(checkpoint_dir) / STATE, weights_only=True)
+        self.gates = state.pop("gates")
+        self.phase.load_state(state)
+
+
+class PretrainTrainable(PhaseTrainable):
+    """Phase 1 under Tune."""
+
+    @staticmethod
+    def make_phase(config: dict[str, Any]) -> Phase:
+        return Pretrain(pretrain_config(config))
+
+
+class DiscoverTrainable(PhaseTrainable):
+    """Phase 2 under Tune."""
+
+    @staticmethod
+    def make_phase(config: dict[str, Any]) -> Phase:
+        return Discover(discover_config(config))
+
+
+PHASES = {"Pretrain": PretrainTrainable, "Discover": DiscoverTrainable}
+PHASE_CONFIGS = {"Pretrain": pretrain_config, "Discover": discover_config}
+OWN_ALGORITHMS = {"InternalRL": InternalRL, "RawRL": RawRL}
+
+
+def runnable_names() -> list[str]:
+    """Everything that `run:` may name: the project's own first, then RLlib's algorithms."""
+    return [*PHASES, *OWN_ALGORITHMS, *sorted(ALGORITHMS_CLASS_TO_NAME.values())]
+
+
+def trainable_class(name: str) -> type:
+    """The Tune trainable called `name`."""
+    return PHASES.get(name) or OWN_ALGORITHMS.get(name) or get_algorithm_class(name)
+
+
+def algorithm_config(name: str) -> AlgorithmConfig:
+    """The default configuration of an RLlib algorithm or of the project's own."""
+    return trainable_class(name).get_default_config()
+
+
+def _gridworld(config: dict[str, Any]) -> Any:
+    settings = dict(config)
+    count = settings.pop("num_envs", None)
+    return GridPinpadVectorEnv(count, **settings) if count else GridPinpadEnv(**settings)
+
+
+def register_everything() -> None:
+    """Makes names resolvable on every worker: trainables and environments."""
+    for name, cls in {**PHASES, **OWN_ALGORITHMS}.items():
+        tune.register_trainable(name, cls)
+    tune.register_env(GRIDWORLD_ID, _gridworld)
