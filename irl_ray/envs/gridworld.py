@@ -19,17 +19,25 @@ class GridPinpadVectorEnv(gym.vector.VectorEnv):
 
     A task is a sequence of colours to visit in order; the observation never contains it.
 
-    | | |
-    |---|---|
-    | Actions | `Discrete(4)`: 0 up, 1 right, 2 down, 3 left. Into a wall or off the grid: no-op |
-    | Observation `"onehot"` | `Box(0, 1, (G²·E,), float32)`: for each colour, each wall and, last, the agent, a one-hot over cells numbered row by row; E = O + W + 1 |
-    | Observation `"cells"` | `MultiDiscrete([G²] * E)`: the same as cell numbers; what the models here read |
-    | Visit | the agent enters a colour's cell *from another cell*; standing there is no visit |
-    | Reward | 1 when the last colour of the task is visited in order, else 0 |
-    | Termination | task done, or a colour visited that is not the next of the task |
-    | Truncation | after `horizon` steps |
-    | Reset | colours, walls, agent on distinct random cells; a layout in which some colour cannot be reached from the start or from another colour (other colours being obstacles) is drawn again |
-    | Info | `success`, `task` (number in the list), `leg` (colours visited so far), `subgoal` (ground truth, for analysis only) |
+    Actions: `Discrete(4)`: 0 up, 1 right, 2 down, 3 left. Into a wall or off the grid: no-op.
+
+    Observation, with E = O + W + 1 entities (colours, walls and, last, the agent):
+        "onehot": `Box(0, 1, (E·G²,), float32)`, for each entity a one-hot over cells numbered row
+            by row;
+        "cells": `MultiDiscrete([G²] * E)`, the same as cell numbers; what the models here read.
+
+    Visit: the agent enters a colour's cell *from another cell*; standing there is no visit.
+
+    Reward: 1 when the last colour of the task is visited in order, else 0.
+
+    Termination: the task is done, or a colour is visited that is not the next of the task.
+    Truncation: after `horizon` steps.
+
+    Reset: colours, walls and agent on distinct random cells. A layout in which some colour cannot
+    be reached from the start or from another colour (other colours being obstacles) is drawn again.
+
+    Info: `success`, `task` (number in the list), `leg` (colours visited so far), `subgoal` (ground
+    truth, for analysis only).
 
     Registered as `irl_ray/GridPinpad-v0`.
 

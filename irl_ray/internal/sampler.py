@@ -121,10 +121,7 @@ def sample_code_episodes(
             index = torch.from_numpy(rows)
             observed = env.residual[index]
             drawn = noise[torch.from_numpy(episode[rows]), torch.from_numpy(env.raw.elapsed[rows])]
-            if policy is None:
-                inputs = torch.zeros(len(rows), 2 * code_size)
-            else:
-                inputs = policy.step(observed, state, index)
+            inputs = policy.step(observed, state, index) if policy else torch.zeros(len(rows), 2 * code_size)
             mean, log_std = inputs.chunk(2, -1)
             code = mean + log_std.exp() * drawn if explore else mean
             env.hold(index, code)

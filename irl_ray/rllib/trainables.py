@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from ray import tune
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
-from ray.rllib.algorithms.registry import ALGORITHMS_CLASS_TO_NAME, get_algorithm_class
+from ray.rllib.algorithms.registry import ALGORITHMS
 from ray.tune.result import DONE
 
 from irl_ray.envs import GRIDWORLD_ID
@@ -78,12 +78,12 @@ OWN_ALGORITHMS = {"InternalRL": InternalRL, "RawRL": RawRL}
 
 def runnable_names() -> list[str]:
     """Everything that `run:` may name: the project's own first, then RLlib's algorithms."""
-    return [*PHASES, *OWN_ALGORITHMS, *sorted(ALGORITHMS_CLASS_TO_NAME.values())]
+    return [*PHASES, *OWN_ALGORITHMS, *sorted(ALGORITHMS)]
 
 
 def trainable_class(name: str) -> type:
     """The Tune trainable called `name`."""
-    return PHASES.get(name) or OWN_ALGORITHMS.get(name) or get_algorithm_class(name)
+    return PHASES.get(name) or OWN_ALGORITHMS.get(name) or ALGORITHMS[name]()[0]
 
 
 def algorithm_config(name: str) -> AlgorithmConfig:
