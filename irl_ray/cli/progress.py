@@ -125,13 +125,13 @@ class Progress(ProgressReporter):
     def _line(self, trial: Trial, result: Mapping[str, Any]) -> None:
         columns = columns_of(self.run)
         if self._lines % 20 == 0:
-            heads = [f"{head:>12}" for head, *_ in columns]
+            heads = [f"{head:>13}" for head, *_ in columns]
             print(f"{'trial':<12}{''.join(heads)}{'elapsed':>9}{'eta':>8}", flush=True)
         self._lines += 1
         cells = []
         for _, key, shown in columns:
             value = look_up(result, key)
-            cells.append(f"{'-' if value is None else shown(float(value)):>12}")
+            cells.append(f"{'-' if value is None else shown(float(value)):>13}")
         elapsed, share = result.get("time_total_s", 0.0), share_done(result, self.stop)
         eta = duration(elapsed * (1 - share) / share) if share > 0 else "?"
         name = trial.experiment_tag.split(",")[0][:11] if trial.experiment_tag else trial.trial_id[:11]

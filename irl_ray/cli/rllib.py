@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import sys
 from pathlib import Path
 from typing import Any
@@ -88,6 +89,9 @@ def _json(text: str) -> dict[str, Any]:
 def main(arguments: list[str] | None = None) -> int:
     """Entry point of the console script; returns the exit code."""
     options = parser().parse_args(arguments)
+    level = logging.DEBUG if getattr(options, "vv", False) else logging.INFO if getattr(options, "v", False) else None
+    # RLlib warns about its own migration on every start; its errors are still shown.
+    logging.getLogger("ray").setLevel(level or logging.ERROR)
     try:
         return COMMANDS[options.command](options)
     except UserError as error:

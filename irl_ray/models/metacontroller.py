@@ -43,6 +43,9 @@ class MetacontrollerConfig:
         controller_scale: standard deviation of U e relative to e at a code drawn from the prior.
         initial_log_std: initial log standard deviation of the proposal.
         initial_switch_bias: initial logit of the switch.
+        switch: how beta is trained. "soft" uses the sigmoid as it is; "gumbel" draws binary switches
+            (Gumbel-sigmoid, straight-through gradient; C.6).
+        switch_temperature: of the Gumbel-sigmoid.
         forced_switch: beta = 1 at every step (baseline of C.4.2).
     """
 
@@ -57,6 +60,8 @@ class MetacontrollerConfig:
     controller_scale: float = 0.5
     initial_log_std: float = -1.5
     initial_switch_bias: float = -1.0
+    switch: str = "soft"
+    switch_temperature: float = 1.0
     forced_switch: bool = False
 
 
@@ -172,6 +177,8 @@ class Metacontroller(nn.Module):
             raise UserError(f"layer={self.layer}: the base model has layers 0..{num_layers}")
         if config.summary not in ("per_step", "sequence"):
             raise UserError(f"summary: expected 'per_step' or 'sequence', got {config.summary!r}")
+        if config.switch not in ("soft", "gumbel"):
+            raise UserError(f"switch: expected 'soft' or 'gumbel', got {config.switch!r}")
         z, hidden = config.code_size, config.encoder_hidden
         self.norm = nn.RMSNorm(width)
         self.gru = nn.GRU(width, config.memory_size, batch_first=True)
@@ -213,29 +220,47 @@ class Metacontroller(nn.Module):
     def _switch_context(self, residual: Tensor, memory: Tensor) -> Tensor:
         return self.switch_context(torch.cat([self.norm(residual), memory], -1))
 
-    def _switch(self, context: Tensor, previous: Tensor) -> Tensor:
-        if self.config.forced_switch:
-            return torch.ones_like(previous[..., 0])
-        hidden = F.relu(context + self.switch_code(previous))
-        return torch.sigmoid(self.switch_out(hidden)).squeeze(-1)
+    def _switch_logit(self, context: Tensor, previous: Tensor) -> Tensor:
+        return self.switch_out(F.relu(context + self.switch_code(previous))).squeeze(-1)
 
     def switch(self, residual: Tensor, memory: Tensor, previous: Tensor) -> Tensor:
         """beta_t (Eq. 16) from e_t, h_{t-1} and z_{t-1}: [...] in (0, 1). Sees no future."""
-        return self._switch(self._switch_context(residual, memory), previous)
+        if self.config.forced_switch:
+            return torch.ones_like(previous[..., 0])
+        return torch.sigmoid(self._switch_logit(self._switch_context(residual, memory), previous))
 
-    def integrate(self, residual: Tensor, memory: Tensor, proposed: Tensor, threshold: float | None = None):
+    def integrate(
+        self,
+        residual: Tensor,
+        memory: Tensor,
+        proposed: Tensor,
+        threshold: float | None = None,
+        switch_noise: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
         """beta_t and z_t over a sequence (Eqs. 16, 17): [B, T], [B, T, z].
 
         z_0 = 0 and the first proposal is always taken (ours). With a `threshold` the switch is
-        binary, as in internal RL.
+        binary, as in internal RL. With `switch_noise`, uniform [B, T], and `switch="gumbel"` it is
+        drawn, and its gradient is that of the relaxed switch.
         """
         contexts = self._switch_context(residual, memory).unbind(1)
+        logistic = None
+        if switch_noise is not None and self.config.switch == "gumbel":
+            logistic = torch.logit(switch_noise.clamp(1e-6, 1 - 1e-6)).unbind(1)
         code = proposed[:, 0]
         codes, betas = [code], [torch.ones_like(code[:, 0])]
-        for context, proposal in zip(contexts[1:], proposed.unbind(1)[1:]):
-            beta = self._switch(context, code)
-            if threshold is not None:
-                beta = (beta >= threshold).to(beta.dtype)
+        for t, proposal in enumerate(proposed.unbind(1)[1:], start=1):
+            if self.config.forced_switch:
+                beta = torch.ones_like(code[:, 0])
+            else:
+                logit = self._switch_logit(contexts[t], code)
+                if logistic is not None:
+                    relaxed = torch.sigmoid((logit + logistic[t]) / self.config.switch_temperature)
+                    beta = (relaxed > 0.5).to(relaxed.dtype) + relaxed - relaxed.detach()
+                else:
+                    beta = torch.sigmoid(logit)
+                if threshold is not None:
+                    beta = (beta >= threshold).to(beta.dtype)
             code = torch.lerp(code, proposal, beta[:, None])
             codes.append(code)
             betas.append(beta)
@@ -245,7 +270,14 @@ class Metacontroller(nn.Module):
         """e^ = e + U(z) e (Eqs. 11, 18)."""
         return residual + self.decoder(code, residual)
 
-    def forward(self, residual: Tensor, mask: Tensor, noise: Tensor, threshold: float | None = None) -> Controls:
+    def forward(
+        self,
+        residual: Tensor,
+        mask: Tensor,
+        noise: Tensor,
+        threshold: float | None = None,
+        switch_noise: Tensor | None = None,
+    ) -> Controls:
         """Parallel form over whole sequences.
 
         Args:
@@ -253,10 +285,11 @@ class Metacontroller(nn.Module):
             mask: bool [B, T], true on real steps.
             noise: standard normal [B, T, z]; zeros give the mean code.
             threshold: binarises the switch where given.
+            switch_noise: uniform [B, T], draws the switch where it is trained with Gumbel noise.
         """
         memory = self.memory(residual)
         proposal = self.encode(residual, memory, self.summarise(residual, mask))
-        beta, code = self.integrate(residual, memory, self.propose(proposal, noise), threshold)
+        beta, code = self.integrate(residual, memory, self.propose(proposal, noise), threshold, switch_noise)
         return Controls(self.control(residual, code), code, beta, proposal)
 
     def initial_state(self, rows: int) -> State:

@@ -142,9 +142,10 @@ def resolve(name: str | os.PathLike[str]) -> Path:
     released = sorted(p.parent.name for p in RELEASED.glob("*/config.json"))
     if path.parent == Path(".") and path.name in released:
         return RELEASED / path.name
-    for inner in ("artefact", "policy"):
-        if (path / inner / "config.json").is_file():
-            return path / inner
+    # A checkpoint, a trial or a whole experiment: its newest artefact.
+    inside = sorted(path.glob("**/artefact/config.json"), key=lambda found: found.stat().st_mtime)
+    if inside:
+        return inside[-1].parent
     raise UserError(
         f"{name}: no weights there (expected a folder with config.json and model.safetensors)."
         f"{did_you_mean(str(name), released)} Released: {', '.join(released) or 'none'}"

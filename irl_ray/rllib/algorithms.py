@@ -51,7 +51,6 @@ class EpisodePolicyGradientConfig(AlgorithmConfig):
         self.entropy_coeff = 0.0
         self.weight_decay = 0.0
         self.num_epochs = 4
-        self.success_window = 1024
         self.torch_threads = 1
         self.num_env_runners = 0
         self.num_envs_per_env_runner = 512

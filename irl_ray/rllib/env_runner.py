@@ -78,11 +78,11 @@ class EpisodeRunner(SingleAgentEnvRunner):
         outcomes = [outcome(episode) for episode in episodes]
         raw_steps = sum(o["raw_steps"] for o in outcomes)
         decisions = sum(len(episode) for episode in episodes)
-        log = self.metrics.log_value
-        for success, o, episode in ((o["success"], o, e) for o, e in zip(outcomes, episodes)):
-            log("success_rate", float(success), window=self.config.success_window)
-            log("legs_mean", o["legs"], window=self.config.success_window)
-            log("episode_return_mean", episode.get_return(), window=self.config.success_window)
+        log, window = self.metrics.log_value, self.config.train_batch_episodes
+        for result, episode in zip(outcomes, episodes):
+            log("success_rate", float(result["success"]), window=window)
+            log("legs_mean", result["legs"], window=window)
+            log("episode_return_mean", episode.get_return(), window=window)
         log("raw_steps_per_code", raw_steps / max(1, decisions), window=1)
         log("codes_per_episode", decisions / max(1, len(episodes)), window=1)
         log("raw_steps_per_s", raw_steps / seconds, window=1)

@@ -9,8 +9,8 @@ from __future__ import annotations
 from typing import Any
 
 from ray.rllib.core.columns import Columns
+from ray.rllib.core.distribution.torch.torch_distribution import TorchCategorical, TorchDiagGaussian
 from ray.rllib.core.rl_module.torch import TorchRLModule
-from ray.rllib.models.torch.torch_distributions import TorchCategorical, TorchDiagGaussian
 
 from irl_ray.config import build
 from irl_ray.models import weights
