@@ -110,8 +110,11 @@ class GridworldExpert:
             after = pinpad.action_distances(distances, position, target, self.table, torch)
             action = self._choose(after, uniform)
             if self.noise:
-                entered = colour_at.gather(1, self.table[position])
-                harmless = (entered < 0) | (self.table[position] == position[:, None])
+                # A stray step may neither end the episode nor enter a pocket without a way on.
+                ahead = self.table[position]
+                stays = (ahead == position[:, None]) | wall_at.gather(1, ahead)
+                last = leg == self.task_lengths[task] - 1
+                harmless = stays | ((after < pinpad.UNREACHABLE) & ~(last[:, None] & (after == 0)))
                 stray = torch.where(harmless, uniform(count, pinpad.NUM_ACTIONS), -1.0).argmax(1)
                 swap = (uniform(count) < self.noise) & harmless.any(1)
                 action = torch.where(swap, stray, action)

@@ -1,0 +1,44 @@
+"""Small things made on the fly: worlds, models, agents."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import settings
+
+from irl_ray.envs.worlds import gridworld_spec
+from irl_ray.models import weights
+from irl_ray.models.metacontroller import Metacontroller, MetacontrollerConfig
+from irl_ray.models.sequence_model import SequenceModelConfig
+from irl_ray.models.weights import Artefact, new_base
+
+torch.set_num_threads(1)
+settings.register_profile("project", deadline=None, max_examples=25, derandomize=True)
+settings.load_profile("project")
+
+
+@pytest.fixture(scope="session")
+def tiny_world():
+    return gridworld_spec({"preset": "tiny"})
+
+
+def make_agent(world, mixer="transformer", seed=0, **meta):
+    """An untrained agent; its switch fires about every third step."""
+    torch.manual_seed(seed)
+    base = new_base(SequenceModelConfig(mixer=mixer, width=32, layers=2, heads=2, mlp=48), world)
+    shape = {"code_size": 4, "memory_size": 8, "summary_size": 8, "rank": 4, "initial_switch_bias": 0.0, **meta}
+    agent = Artefact(world, base, Metacontroller(MetacontrollerConfig(**shape), 32, 2))
+    for part in agent.parts.values():
+        part.eval().requires_grad_(False)
+    return agent
+
+
+@pytest.fixture
+def tiny_agent(tiny_world):
+    return make_agent(tiny_world)
+
+
+@pytest.fixture(scope="session")
+def tiny_weights(tiny_world, tmp_path_factory):
+    """Folder of an untrained tiny agent."""
+    return weights.save(make_agent(tiny_world), tmp_path_factory.mktemp("weights") / "tiny")

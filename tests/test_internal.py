@@ -1,0 +1,146 @@
+"""The internal environment, the samplers and the agent without Ray."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from conftest import make_agent
+
+from irl_ray import load_agent
+from irl_ray.envs.gridworld import GridPinpadVectorEnv
+from irl_ray.errors import UserError
+from irl_ray.internal.internal_env import InternalVectorEnv
+from irl_ray.internal.rollout import roll_out, sample_actions
+from irl_ray.internal.sampler import sample_code_episodes, sample_raw_episodes
+from irl_ray.models.code_policy import CodePolicy, CodePolicyConfig
+from irl_ray.models.weights import fingerprint
+
+WORLD = {"preset": "tiny", "tasks": "post_two_pairs"}
+
+
+def policy():
+    torch.manual_seed(1)
+    made = CodePolicy(CodePolicyConfig(observation_size=32, code_size=4, hidden=8)).requires_grad_(False)
+    torch.nn.init.normal_(made.mean[-1].weight, std=0.3)
+    return made
+
+
+def by_hand(agent, seed, codes, threshold=0.5):
+    """Algorithms 1 and 2 for one episode, in the parallel form, one decision per switch."""
+    base, meta = agent.base, agent.metacontroller
+    raw = GridPinpadVectorEnv(1, observation="cells", autoreset="disabled", **WORLD)
+    observation, _ = raw.reset(seed=[seed])
+    uniforms = np.random.default_rng([seed, 1]).random(raw.world.horizon + 1)
+    seen, controlled, observed_at_switch, code, over, used = [], [], [], None, False, 0
+    while not over:
+        seen.append(torch.from_numpy(observation))
+        residual = base.lower(base.embed(torch.stack(seen, 1)), meta.layer)
+        memory = meta.memory(residual)
+        beta = 1.0 if code is None else float(meta.switch(residual[:, -1], memory[:, -1], code))
+        if beta >= threshold:
+            code, used = codes[used][None], used + 1
+            observed_at_switch.append(residual[0, -1])
+        controlled.append(meta.control(residual[:, -1], code))
+        logits = base.action_logits(base.upper(torch.stack(controlled, 1), meta.layer))[:, -1]
+        action = sample_actions(logits, torch.tensor([uniforms[len(seen) - 1]]))
+        observation, _, terminated, truncated, _ = raw.step(action.numpy())
+        over = bool(terminated[0] | truncated[0])
+    return torch.stack(observed_at_switch), len(seen)
+
+
+@pytest.mark.parametrize("mixer", ["transformer", "hawk"])
+def test_internal_episode_equals_the_algorithm_by_hand(tiny_world, mixer):
+    agent = make_agent(tiny_world, mixer)
+    for seed in range(6):
+        (episode,) = sample_code_episodes(agent, None, WORLD, [seed])
+        expected, raw_steps = by_hand(agent, seed, torch.from_numpy(episode.action))
+        assert episode.raw_steps == raw_steps
+        torch.testing.assert_close(torch.from_numpy(episode.observation[:-1]), expected, atol=1e-4, rtol=1e-4)
+
+
+def test_an_episode_depends_on_its_seed_alone(tiny_agent):
+    seeds = list(range(40))
+    together = sample_code_episodes(tiny_agent, policy(), WORLD, seeds)
+    halves = sample_code_episodes(tiny_agent, policy(), WORLD, seeds[::2])
+    for a, b in zip(together[::2], halves):
+        assert (a.raw_steps, a.success, a.legs) == (b.raw_steps, b.success, b.legs)
+        np.testing.assert_allclose(a.action, b.action, atol=1e-4)
+    raw, one = sample_raw_episodes(tiny_agent.base, WORLD, seeds), sample_raw_episodes(tiny_agent.base, WORLD, [7])
+    assert (raw[7].action == one[0].action).all()
+
+
+def test_episodes_are_complete_and_unbiased_by_length(tiny_agent):
+    episodes = sample_code_episodes(tiny_agent, None, WORLD, range(60))
+    assert len(episodes) == 60
+    lengths = [e.raw_steps for e in episodes]
+    assert max(lengths) > 3 * min(lengths)  # long ones are there
+    for episode in episodes:
+        assert episode.terminated or episode.raw_steps == 30
+        assert len(episode.observation) == len(episode.action) + 1
+        assert episode.reward.sum() == float(episode.success)
+
+
+def test_gymnasium_interface_gives_the_same_episode(tiny_agent):
+    env = InternalVectorEnv(tiny_agent, 3, autoreset="disabled", **WORLD)
+    sampled = sample_code_episodes(tiny_agent, None, WORLD, [11, 12, 13])
+    observation, _ = env.reset(seed=[11, 12, 13])
+    done, steps = np.zeros(3, bool), np.zeros(3, int)
+    for k in range(max(len(e.action) for e in sampled)):
+        for row, episode in enumerate(sampled):
+            if not done[row]:
+                np.testing.assert_allclose(observation[row], episode.observation[k], atol=1e-4)
+        codes = np.stack([e.action[min(k, len(e.action) - 1)] for e in sampled])
+        observation, _, terminated, truncated, info = env.step(codes)
+        steps += info["raw_steps"]
+        done |= terminated | truncated
+    assert done.all() and steps.tolist() == [e.raw_steps for e in sampled]
+
+
+def test_autoreset_starts_a_new_episode(tiny_agent):
+    env = InternalVectorEnv(tiny_agent, 2, **{**WORLD, "horizon": 2})
+    env.reset(seed=0)
+    for _ in range(6):
+        observation, reward, terminated, truncated, _ = env.step(np.zeros((2, 4), np.float32))
+    assert np.isfinite(observation).all()
+
+
+def test_sampling_leaves_the_frozen_parts_alone(tiny_agent):
+    before = {name: fingerprint(part) for name, part in tiny_agent.parts.items()}
+    sample_code_episodes(tiny_agent, policy(), WORLD, range(8))
+    assert before == {name: fingerprint(part) for name, part in tiny_agent.parts.items()}
+
+
+def test_foreign_worlds_are_refused(tiny_agent):
+    with pytest.raises(UserError, match="grid_size"):
+        InternalVectorEnv(tiny_agent, 1, preset="small")
+
+
+def test_actions_follow_the_distribution():
+    logits = torch.tensor([[0.0, 1.0, 2.0, -1.0]]).expand(20000, -1)
+    actions = sample_actions(logits, torch.rand(20000, generator=torch.Generator().manual_seed(0)))
+    torch.testing.assert_close(actions.bincount() / 20000, logits[0].softmax(-1), atol=0.01, rtol=0)
+
+
+def test_roll_out_counts_every_episode(tiny_agent):
+    summary = roll_out(tiny_agent.base, WORLD, 20, seed=0)
+    assert len(summary.success) == 20 and (summary.steps >= 1).all()
+
+
+def test_agent_acts_without_ray(tiny_weights):
+    agent = load_agent(tiny_weights, seed=3)
+    env = GridPinpadVectorEnv(1, **WORLD)
+    onehot, _ = env.reset(seed=0)
+    first = agent.act(onehot[0])
+    agent = load_agent(tiny_weights, seed=3)
+    assert first == agent.act(env.entities[0])  # one-hot and cells are the same observation
+    with pytest.raises(UserError, match="shape"):
+        agent.act(np.zeros(3))
+    code = (
+        "import sys, irl_ray, numpy; a = irl_ray.load_agent(sys.argv[1]); a.act(numpy.zeros(5, int));"
+        "assert 'ray' not in sys.modules, 'ray was imported'"
+    )
+    subprocess.run([sys.executable, "-c", code, str(tiny_weights)], check=True)

@@ -1,0 +1,234 @@
+"""Sequence models and metacontroller: two forms, causality, algebra, gradients."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from conftest import make_agent
+from hypothesis import given
+from hypothesis import strategies as st
+
+from irl_ray.envs.worlds import gridworld_spec
+from irl_ray.models.code_policy import CodePolicy, CodePolicyConfig
+from irl_ray.models.encoders import AbsoluteEncoder
+from irl_ray.models.hawk import linear_scan
+from irl_ray.models.metacontroller import ControllerDecoder, Proposal
+from irl_ray.models.sequence_model import SequenceModelConfig
+from irl_ray.models.state import reset_rows
+from irl_ray.models.transformer import position_buckets
+from irl_ray.models.weights import new_base
+
+TOLERANCE = {"atol": 1e-5, "rtol": 1e-4}
+WORLD = gridworld_spec({"preset": "tiny"})
+
+
+def observations(batch, steps, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(WORLD.num_cells, (batch, steps, WORLD.num_entities), generator=generator)
+
+
+def base_model(mixer, seed=0, **changes):
+    torch.manual_seed(seed)
+    shape = {"mixer": mixer, "width": 32, "layers": 3, "heads": 2, "mlp": 48, **changes}
+    model = new_base(SequenceModelConfig(**shape), WORLD)
+    for parameter in model.parameters():  # also what starts at zero, such as position biases
+        parameter.data += 0.05 * torch.randn_like(parameter)
+    return model.eval().requires_grad_(False)
+
+
+@pytest.mark.parametrize("mixer", ["transformer", "hawk"])
+@given(steps=st.integers(1, 12), cut=st.integers(0, 11), layer=st.integers(0, 3), seed=st.integers(0, 99))
+def test_step_form_equals_parallel_form_with_resets(mixer, steps, cut, layer, seed):
+    model = base_model(mixer, seed)
+    observed = observations(3, steps, seed)
+    cut = min(cut, steps - 1)
+    whole = model(observed)
+    fresh = model(observed[:, cut:])  # row 1 starts anew at `cut`
+    state = model.initial_state(3, steps)
+    for t in range(steps):
+        if t == cut:
+            reset_rows(state, torch.tensor([1]))
+        lower = model.lower_step(observed[:, t], state, layer)
+        logits = model.action_logits(model.upper_step(lower, state, layer))
+        expected = whole[:, t].clone()
+        if t >= cut:
+            expected[1] = fresh[1, t - cut]
+        torch.testing.assert_close(logits, expected, **TOLERANCE)
+
+
+@pytest.mark.parametrize("mixer", ["transformer", "hawk"])
+def test_base_model_is_causal(mixer):
+    model, observed = base_model(mixer), observations(2, 9)
+    changed = observed.clone()
+    changed[:, 5:] = observations(2, 4, seed=1)
+    for before, after in zip(model.residuals(observed), model.residuals(changed)):
+        torch.testing.assert_close(before[:, :5], after[:, :5], **TOLERANCE)
+        assert not torch.allclose(before[:, 5:], after[:, 5:])
+
+
+@pytest.mark.parametrize("mixer", ["transformer", "hawk"])
+def test_halves_compose_at_every_layer(mixer):
+    model, observed = base_model(mixer), observations(2, 6)
+    for layer in range(4):
+        lower = model.lower(model.embed(observed), layer)
+        torch.testing.assert_close(lower, model.residuals(observed)[layer], **TOLERANCE)
+        torch.testing.assert_close(model.action_logits(model.upper(lower, layer)), model(observed), **TOLERANCE)
+
+
+def test_absolute_encoder_is_the_linear_map_of_one_hots():
+    encoder = AbsoluteEncoder(4, 3, 8, 0.3)
+    cells = torch.randint(16, (5, 7, 3))
+    onehot = torch.nn.functional.one_hot(cells, 16).float().flatten(-2)
+    torch.testing.assert_close(encoder(cells), onehot @ encoder.table.weight + encoder.bias, **TOLERANCE)
+
+
+@given(st.integers(1, 40), st.integers(0, 99))
+def test_scan_equals_the_loop(steps, seed):
+    generator = torch.Generator().manual_seed(seed)
+    decay, drive = torch.rand(2, steps, 3, generator=generator), torch.randn(2, steps, 3, generator=generator)
+    hidden, expected = torch.zeros(2, 3), []
+    for t in range(steps):
+        hidden = decay[:, t] * hidden + drive[:, t]
+        expected.append(hidden)
+    torch.testing.assert_close(linear_scan(decay, drive), torch.stack(expected, 1), **TOLERANCE)
+
+
+def test_position_buckets_grow_and_saturate():
+    buckets = position_buckets(300)
+    assert buckets[:16].tolist() == list(range(16))
+    assert (buckets.diff() >= 0).all() and int(buckets.max()) == 31
+
+
+# Metacontroller
+
+
+@pytest.mark.parametrize("rank", [1, 4, None])
+@given(seed=st.integers(0, 99))
+def test_low_rank_control_equals_the_dense_product(rank, seed):
+    torch.manual_seed(seed)
+    decoder = ControllerDecoder(4, 8, 16, rank, 1.0)
+    code, residual = torch.randn(3, 5, 4), torch.randn(3, 5, 16)
+    dense = (decoder.matrix(code) @ residual[..., None]).squeeze(-1)
+    torch.testing.assert_close(decoder(code, residual), dense, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("rank", [4, None])
+def test_controller_scale_is_what_it_says(rank):
+    torch.manual_seed(0)
+    decoder = ControllerDecoder(8, 64, 64, rank, 0.5)
+    residual = torch.randn(2000, 64)
+    ratio = decoder(torch.randn(2000, 8), residual).std() / residual.std()
+    assert 0.3 < float(ratio) < 0.9
+
+
+def test_kl_is_summed_over_code_dimensions():
+    mean, log_std = torch.randn(2, 3, 8), torch.randn(2, 3, 8) * 0.3
+    normal = torch.distributions.Normal(mean, log_std.exp())
+    expected = torch.distributions.kl_divergence(normal, torch.distributions.Normal(0.0, 1.0)).sum(-1)
+    torch.testing.assert_close(Proposal(mean, log_std).kl(), expected, **TOLERANCE)
+
+
+def run_meta(agent, observed, mask=None, threshold=None):
+    mask = torch.ones(observed.shape[:2], dtype=torch.bool) if mask is None else mask
+    residual = agent.base.lower(agent.base.embed(observed), agent.metacontroller.layer)
+    noise = torch.randn(*mask.shape, 4, generator=torch.Generator().manual_seed(0))
+    return residual, agent.metacontroller(residual, mask, noise, threshold)
+
+
+@pytest.mark.parametrize("summary", ["per_step", "sequence"])
+def test_switch_and_memory_are_causal_but_the_encoder_sees_the_future(summary):
+    agent = make_agent(WORLD, summary=summary)
+    meta, observed = agent.metacontroller, observations(2, 8)
+    changed = observed.clone()
+    changed[:, 5:] = observations(2, 3, seed=1)
+    residual, before = run_meta(agent, observed)
+    other, after = run_meta(agent, changed)
+    torch.testing.assert_close(meta.memory(residual)[:, :6], meta.memory(other)[:, :6], **TOLERANCE)
+    proposed = torch.randn(2, 8, 4)
+    beta, _ = meta.integrate(residual, meta.memory(residual), proposed)
+    beta_after, _ = meta.integrate(other, meta.memory(other), proposed)
+    torch.testing.assert_close(beta[:, :5], beta_after[:, :5], **TOLERANCE)
+    assert not torch.allclose(before.proposal.mean[:, :5], after.proposal.mean[:, :5])
+
+
+def test_switch_reads_the_integrated_code_not_the_proposal():
+    agent = make_agent(WORLD)
+    meta, residual = agent.metacontroller, torch.randn(1, 4, 32)
+    memory, proposed = meta.memory(residual), torch.randn(1, 4, 4)
+    beta, code = meta.integrate(residual, memory, proposed)
+    expected = meta.switch(residual[:, 2], memory[:, 2], code[:, 1])
+    torch.testing.assert_close(beta[:, 2], expected, **TOLERANCE)
+    torch.testing.assert_close(code[:, 2], beta[:, 2, None] * proposed[:, 2] + (1 - beta[:, 2, None]) * code[:, 1])
+    assert (beta[:, 0] == 1).all() and torch.equal(code[:, 0], proposed[:, 0])
+
+
+def test_step_form_of_the_switch_equals_the_parallel_form():
+    agent, observed = make_agent(WORLD), observations(3, 9)
+    meta = agent.metacontroller
+    residual, controls = run_meta(agent, observed, threshold=0.5)
+    proposed = meta.propose(controls.proposal, torch.randn(3, 9, 4, generator=torch.Generator().manual_seed(0)))
+    state = meta.initial_state(3)
+    for t in range(9):
+        beta = meta.switch_step(residual[:, t], state)
+        switched = beta >= 0.5
+        torch.testing.assert_close(switched.float(), controls.beta[:, t])
+        state["code"][switched] = proposed[:, t][switched]
+        torch.testing.assert_close(state["code"], controls.code[:, t], **TOLERANCE)
+        controlled = meta.control(residual[:, t], state["code"])
+        torch.testing.assert_close(controlled, controls.residual[:, t], **TOLERANCE)
+
+
+@pytest.mark.parametrize("summary", ["per_step", "sequence"])
+def test_padding_changes_nothing(summary):
+    agent, observed = make_agent(WORLD, summary=summary), observations(1, 6)
+    _, alone = run_meta(agent, observed)
+    padded = torch.cat([observed, observations(1, 4, seed=3)], 1)
+    mask = torch.arange(10)[None] < 6
+    residual = agent.base.lower(agent.base.embed(padded), agent.metacontroller.layer)
+    noise = torch.randn(1, 6, 4, generator=torch.Generator().manual_seed(0))
+    noise = torch.cat([noise, torch.zeros(1, 4, 4)], 1)
+    masked = agent.metacontroller(residual, mask, noise)
+    torch.testing.assert_close(masked.residual[:, :6], alone.residual, **TOLERANCE)
+    torch.testing.assert_close(masked.proposal.mean[:, :6], alone.proposal.mean, **TOLERANCE)
+
+
+def test_gumbel_switches_are_binary_and_carry_gradient():
+    agent = make_agent(WORLD, switch="gumbel")
+    meta = agent.metacontroller.requires_grad_(True)
+    residual, mask = torch.randn(4, 7, 32), torch.ones(4, 7, dtype=torch.bool)
+    controls = meta(residual, mask, torch.randn(4, 7, 4), switch_noise=torch.rand(4, 7))
+    assert set(controls.beta.detach().round(decimals=4).unique().tolist()) <= {0.0, 1.0}
+    controls.code.sum().backward()
+    assert float(meta.switch_context.weight.grad.abs().sum()) > 0
+
+
+def test_forced_switch_takes_every_proposal():
+    agent = make_agent(WORLD, forced_switch=True)
+    _, controls = run_meta(agent, observations(2, 5))
+    assert (controls.beta == 1).all()
+    state = agent.metacontroller.initial_state(2)
+    for _ in range(3):
+        assert (agent.metacontroller.switch_step(torch.randn(2, 32), state) == 1).all()
+
+
+# Policy over codes
+
+
+def test_policy_forms_agree_and_it_is_causal():
+    torch.manual_seed(0)
+    policy = CodePolicy(CodePolicyConfig(observation_size=16, code_size=4, hidden=8))
+    torch.nn.init.normal_(policy.mean[-1].weight)
+    seen = torch.randn(3, 6, 16)
+    with torch.no_grad():
+        whole, state = policy(seen), policy.initial_state(3)
+        for k in range(6):
+            some = torch.tensor([2, 0, 1])
+            torch.testing.assert_close(policy.step(seen[some, k], state, some), whole[some, k], **TOLERANCE)
+        changed = seen.clone()
+        changed[:, 3:] = 0
+        torch.testing.assert_close(policy(changed)[:, :3], whole[:, :3], **TOLERANCE)
+
+
+def test_policy_starts_at_the_prior():
+    mean, log_std = CodePolicy(CodePolicyConfig())(torch.randn(2, 3, 64)).chunk(2, -1)
+    assert (mean == 0).all() and (log_std == 0).all()
