@@ -19,7 +19,10 @@ from typing import Any
 import yaml
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 
+from irl_ray.config import merge
+from irl_ray.envs.gridworld import GridPinpadVectorEnv
 from irl_ray.errors import UserError, did_you_mean
+from irl_ray.internal.internal_env import check_world
 from irl_ray.models import weights
 from irl_ray.rllib import trainables
 
@@ -61,8 +64,12 @@ _Loader.add_implicit_resolver(
 )
 
 
-def read_file(path: str | Path) -> list[Experiment]:
+def read_file(path: str | Path, config: Mapping[str, Any] | None = None) -> list[Experiment]:
     """All experiments of a .yaml, .json or .py file, checked.
+
+    Args:
+        path: the file.
+        config: settings laid over every experiment's before the check.
 
     Raises:
         UserError: naming the file and the key at fault.
@@ -73,7 +80,7 @@ def read_file(path: str | Path) -> list[Experiment]:
         known = [str(p) for p in sorted(folder.glob("*.yaml"))]
         raise UserError(f"{path}: no such file.{did_you_mean(str(path), known)}")
     if path.suffix == ".py":
-        return [_from_python(path)]
+        return [_from_python(path, config)]
     try:
         if path.suffix == ".json":
             content = json.loads(path.read_text())
@@ -86,11 +93,11 @@ def read_file(path: str | Path) -> list[Experiment]:
         raise UserError(f"{path}: not readable: {reason}") from None
     if not isinstance(content, Mapping) or not content:
         raise UserError(f"{path}: expected a mapping of experiment names to settings")
-    return [parse(str(name), spec, str(path)) for name, spec in content.items()]
+    return [parse(str(name), spec, str(path), config) for name, spec in content.items()]
 
 
-def parse(name: str, spec: Any, where: str) -> Experiment:
-    """Checks one experiment."""
+def parse(name: str, spec: Any, where: str, override: Mapping[str, Any] | None = None) -> Experiment:
+    """One experiment from its mapping, `override` laid over its settings, checked."""
     here = f"{where}: {name}"
     if not isinstance(spec, Mapping):
         raise UserError(f"{here}: expected a mapping with the keys {', '.join(KEYS)}")
@@ -103,7 +110,10 @@ def parse(name: str, spec: Any, where: str) -> Experiment:
             f"{here}.run: {run!r} is unknown.{did_you_mean(str(run), names)} "
             f"Expected one of {shown} or an RLlib algorithm such as PPO"
         )
-    config = dict(spec.get("config") or {})
+    config = spec.get("config") or {}
+    if not isinstance(config, Mapping):
+        raise UserError(f"{here}.config: expected a mapping of settings, got {config!r}")
+    config = merge(config, override or {})
     if spec.get("env") is not None:
         config["env"] = spec["env"]
     experiment = Experiment(
@@ -121,55 +131,48 @@ def parse(name: str, spec: Any, where: str) -> Experiment:
 def check_config(experiment: Experiment, where: str) -> None:
     """Builds every variant of the configuration once, so that mistakes show before Ray starts.
 
-    Names of weights in files are made absolute: workers run in other folders.
+    Names of weights are made absolute: workers run in other folders.
+
+    Raises:
+        UserError: naming the file, the experiment and the key.
     """
-    here = f"{where}: {experiment.name}"
-    experiment.config = _absolute_weights(experiment.config)
-    if experiment.run in trainables.PHASES:
-        for variant in variants(experiment.config):
-            try:
-                trainables.PHASE_CONFIGS[experiment.run](variant)
-            except UserError as error:
-                raise UserError(f"{here}: {error}") from None
-            if "base" in variant:
-                weights.resolve(variant["base"])
-        return
-    known = set(trainables.algorithm_config(experiment.run).to_dict()) | _settable(experiment.run)
-    _known(experiment.config, known, f"{here}.config")
-    for variant in variants(experiment.config):
-        config = built_algorithm_config(experiment.run, variant, here)
-        for key in WEIGHT_KEYS:
-            if hasattr(config, key):
-                required = ("metacontroller",) if key == "metacontroller" else ()
-                weights.load(getattr(config, key), *required)
-        if experiment.run in trainables.OWN_ALGORITHMS:
-            _check_environment(config, here)
-
-
-def _check_environment(config: AlgorithmConfig, here: str) -> None:
-    from irl_ray.envs.gridworld import GridPinpadVectorEnv
-    from irl_ray.internal.internal_env import check_world
-
     try:
-        env = GridPinpadVectorEnv(1, observation="cells", **config.env_config)
-        check_world(weights.load(config.weights_name), env)
-    except TypeError as error:
-        raise UserError(f"{here}.config.env_config: {error}") from None
+        experiment.config = _absolute_weights(experiment.config)
+        if experiment.run in trainables.PHASES:
+            for variant in variants(experiment.config):
+                trainables.PHASE_CONFIGS[experiment.run](variant)
+            return
+        known = set(trainables.algorithm_config(experiment.run).to_dict()) | _settable(experiment.run)
+        _known(experiment.config, known, "config")
+        for variant in variants(experiment.config):
+            config = built_algorithm_config(experiment.run, variant)
+            if experiment.run in trainables.OWN_ALGORITHMS:
+                _check_environment(config)
     except UserError as error:
-        raise UserError(f"{here}.config.{error}") from None
+        raise UserError(f"{where}: {experiment.name}: {error}") from None
 
 
-def built_algorithm_config(run: str, config: Mapping[str, Any], here: str) -> AlgorithmConfig:
-    """The validated AlgorithmConfig of one variant."""
+def _check_environment(config: AlgorithmConfig) -> None:
+    required = ("metacontroller",) if hasattr(config, "metacontroller") else ()
+    agent = weights.load(config.weights_name, *required)
+    try:
+        check_world(agent, GridPinpadVectorEnv(1, observation="cells", **config.env_config))
+    except TypeError as error:
+        raise UserError(f"env_config: {error}") from None
+
+
+def built_algorithm_config(run: str, config: Mapping[str, Any]) -> AlgorithmConfig:
+    """The validated AlgorithmConfig of one variant.
+
+    Raises:
+        UserError: with the first line of what RLlib says.
+    """
     try:
         built = trainables.algorithm_config(run).update_from_dict(dict(config))
         built.validate()
         return built
-    except UserError as error:
-        raise UserError(f"{here}: {error}") from None
     except (ValueError, TypeError, AttributeError, KeyError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise UserError(f"{here}.config: {reason}") from None
+        raise UserError(f"config: {str(error).strip().splitlines()[0]}") from None
 
 
 def variants(config: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
@@ -250,7 +253,7 @@ def _positive(value: Any, here: str) -> int:
     return value
 
 
-def _from_python(path: Path) -> Experiment:
+def _from_python(path: Path, override: Mapping[str, Any] | None) -> Experiment:
     spec = importlib.util.spec_from_file_location("irl_ray_experiment", path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -263,6 +266,6 @@ def _from_python(path: Path) -> Experiment:
         if value != config.algo_class.get_default_config().to_dict().get(key)
     }
     stop = _stop(getattr(module, "stop", None), f"{path}: stop")
-    experiment = Experiment(path.stem, config.algo_class.__name__, changed, stop)
+    experiment = Experiment(path.stem, config.algo_class.__name__, merge(changed, override or {}), stop)
     check_config(experiment, str(path))
     return experiment

@@ -12,7 +12,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from irl_ray.config import merge
 from irl_ray.errors import UserError, did_you_mean
 
 EXAMPLES = Path("tuned_configs")
@@ -107,7 +106,7 @@ def train(options: argparse.Namespace) -> int:
     if options.source == "file":
         if not options.file:
             raise UserError("train file: which one? Such as: rllib train file tuned_configs/gridworld_internal.yaml")
-        experiments, where = files.read_file(options.file), options.file
+        experiments, where = files.read_file(options.file, options.config), options.file
     elif options.run:
         name = options.experiment_name or options.run.lower()
         spec = {"run": options.run, "env": options.env, "config": options.config or {}}
@@ -116,7 +115,6 @@ def train(options: argparse.Namespace) -> int:
         raise UserError("train: give `file FILE`, or --run and --env")
     for experiment in experiments:
         _apply_flags(experiment, options)
-        files.check_config(experiment, where)
     if options.resume:
         return _resume_newest(options, experiments[0].name)
     runner.start_ray(options.ray_address, options.ray_num_cpus, options.ray_num_gpus)
@@ -129,8 +127,6 @@ def train(options: argparse.Namespace) -> int:
 
 def _apply_flags(experiment: Any, options: argparse.Namespace) -> None:
     """Flags win over the file, and only when given."""
-    if options.config and options.source == "file":
-        experiment.config = merge(experiment.config, options.config)
     if options.env:
         experiment.config["env"] = options.env
     if options.stop is not None:

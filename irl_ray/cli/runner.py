@@ -92,7 +92,7 @@ def check_resources(experiment: Experiment, where: str) -> None:
     """
     have = ray.cluster_resources()
     for variant in variants(experiment.config):
-        need = _trial_resources(experiment.run, variant, where)
+        need = _trial_resources(experiment.run, variant)
         for kind, amount in need.items():
             if amount > have.get(kind, 0) + 1e-6:
                 hint = (
@@ -106,10 +106,10 @@ def check_resources(experiment: Experiment, where: str) -> None:
                 )
 
 
-def _trial_resources(run: str, config: Mapping[str, Any], where: str) -> dict[str, float]:
+def _trial_resources(run: str, config: Mapping[str, Any]) -> dict[str, float]:
     if run in trainables.PHASES:
         return {"CPU": 1.0, **({"GPU": 1.0} if str(config.get("device", "cpu")).startswith("cuda") else {})}
-    built = built_algorithm_config(run, config, where)
+    built = built_algorithm_config(run, config)
     bundles = built.algo_class.default_resource_request(built).bundles
     return {kind: sum(b.get(kind, 0) for b in bundles) for kind in {k for b in bundles for k in b}}
 
@@ -144,7 +144,7 @@ def run(experiment: Experiment, storage: Path, where: str) -> int:
 def _phase_resources(experiment: Experiment) -> dict[str, float] | None:
     if experiment.run not in trainables.PHASES:
         return None
-    return _trial_resources(experiment.run, next(variants(experiment.config)), experiment.name)
+    return _trial_resources(experiment.run, next(variants(experiment.config)))
 
 
 def resume(folder: Path) -> int:

@@ -1,0 +1,202 @@
+"""The command lines: files, mistakes, a real run with resuming, evaluation."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from irl_ray.cli import experiment, progress
+from irl_ray.cli.irl_ray import main as irl_ray
+from irl_ray.cli.rllib import main as rllib
+from irl_ray.errors import UserError
+
+ROOT = Path(__file__).resolve().parent.parent
+INTERNAL = """
+tiny:
+  run: InternalRL
+  env: irl_ray/GridPinpad-v0
+  stop: {{training_iteration: {iterations}}}
+  checkpoint_config: {{checkpoint_frequency: 1}}
+  config:
+    env_config: {{preset: tiny, tasks: post_two_pairs}}
+    metacontroller: {weights}
+    lr: 1e-3
+    train_batch_episodes: 32
+"""
+
+
+def write(folder, text, name="x.yaml"):
+    path = folder / name
+    path.write_text(text)
+    return path
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.glob("tuned_configs/*.yaml")), ids=lambda p: p.stem)
+def test_every_tuned_config_is_valid(path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    for one in experiment.read_file(path):
+        assert one.run
+
+
+@pytest.mark.parametrize(
+    "text, told",
+    [
+        ("- a\n- b\n", "mapping"),
+        ("x: [", "not readable"),
+        ("x: 3\n", "mapping with the keys"),
+        ("x: {run: InternlRL}\n", "InternalRL"),
+        ("x: {run: Pretrain, stopp: {}}\n", "stop"),
+        ("x: {run: Pretrain, config: {stepps: 3}}\n", "steps"),
+        ("x: {run: Pretrain, config: {steps: lots}}\n", "steps"),
+        ("x: {run: Pretrain, stop: {step: soon}}\n", "stop.step"),
+        ("x: {run: Pretrain, num_samples: 0}\n", "num_samples"),
+        ("x: {run: Pretrain, checkpoint_config: {every: 3}}\n", "every"),
+        ("x: {run: Pretrain, config: {steps: {grid_search: []}}}\n", "grid_search"),
+        ("x: {run: Discover, config: {base: nowhere}}\n", "nowhere"),
+        ("x: {run: InternalRL, config: {metacontroler: gridworld}}\n", "metacontroller"),
+        ("x: {run: InternalRL, config: {env_config: {grid_size: 9}}}\n", "grid_size"),
+        ("x: {run: InternalRL, config: {env_config: {colours: 9}}}\n", "colours"),
+        ("x: {run: PPO, config: {lrr: 1}}\n", "lr"),
+    ],
+)
+def test_mistakes_in_files_cost_one_line_and_exit_code_2(text, told, tmp_path, capsys):
+    path = write(tmp_path, text)
+    assert rllib(["train", "file", str(path), "--storage-path", str(tmp_path / "results")]) == 2
+    error = capsys.readouterr().err
+    assert told in error and str(path) in error and len(error.strip().splitlines()) == 1
+    assert not (tmp_path / "results").exists()
+
+
+def test_missing_file_suggests_one(monkeypatch, capsys):
+    monkeypatch.chdir(ROOT)
+    assert rllib(["train", "file", "tuned_configs/gridworld_interal.yaml"]) == 2
+    assert "gridworld_internal.yaml" in capsys.readouterr().err
+
+
+def test_numbers_with_exponents_and_json(tmp_path, tiny_weights):
+    (one,) = experiment.read_file(write(tmp_path, INTERNAL.format(iterations=1, weights=tiny_weights)))
+    assert one.config["lr"] == 1e-3
+    spec = {"y": {"run": "Pretrain", "config": {"preset": "tiny", "seed": {"grid_search": [0, 1]}}}}
+    (two,) = experiment.read_file(write(tmp_path, json.dumps(spec), "y.json"))
+    assert [v["seed"] for v in experiment.variants(two.config)] == [0, 1]
+
+
+def test_python_files(tmp_path, tiny_weights):
+    text = (
+        "from irl_ray import InternalRLConfig\n"
+        "config = (InternalRLConfig().environment('irl_ray/GridPinpad-v0', env_config={'preset': 'tiny'})"
+        f".internal(metacontroller={str(tiny_weights)!r}))\nstop = {{'training_iteration': 1}}\n"
+    )
+    (one,) = experiment.read_file(write(tmp_path, text, "z.py"))
+    assert one.run == "InternalRL" and one.stop == {"training_iteration": 1}
+
+
+def test_flags_win_only_when_given(tmp_path, tiny_weights):
+    from irl_ray.cli.rllib import _apply_flags, parser
+
+    path = write(tmp_path, INTERNAL.format(iterations=7, weights=tiny_weights))
+    (one,) = experiment.read_file(path)
+    _apply_flags(one, parser().parse_args(["train", "file", str(path)]))
+    assert one.config["lr"] == 1e-3
+    assert one.stop == {"training_iteration": 7} and one.checkpoint == {"checkpoint_frequency": 1}
+    (one,) = experiment.read_file(path, {"lr": 0.5})
+    flags = ["--stop", '{"training_iteration": 2}', "--checkpoint-freq", "9"]
+    _apply_flags(one, parser().parse_args(["train", "file", str(path), *flags]))
+    assert one.stop == {"training_iteration": 2} and one.config["lr"] == 0.5
+    assert one.checkpoint == {"checkpoint_frequency": 9}
+
+
+def test_progress_helpers():
+    assert progress.duration(75) == "1m15s" and progress.duration(3700) == "1h01m"
+    nested = {"env_runners": {"a": 1}, "x/y": 2}
+    assert progress.look_up(nested, "env_runners/a") == 1 and progress.look_up(nested, "x/y") == 2
+    assert progress.look_up(nested, "env_runners/b") is None
+    result = {"env_runners": {"num_episodes_lifetime": 50}}
+    assert progress.share_done(result, {"env_runners/num_episodes_lifetime": 200}) == 0.25
+
+
+def test_examples(monkeypatch, capsys):
+    monkeypatch.chdir(ROOT)
+    assert rllib(["example", "list"]) == 0
+    assert "gridworld_internal" in capsys.readouterr().out
+    assert rllib(["example", "get", "gridworld_internal"]) == 0
+    assert "run: InternalRL" in capsys.readouterr().out
+    assert rllib(["example", "get", "gridworld_internl"]) == 2
+
+
+def command(arguments, folder):
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.Popen(
+        [sys.executable, "-m", "irl_ray.cli.rllib", *arguments],
+        cwd=folder, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+
+
+def test_too_few_cpus_are_an_error_not_a_wait(tmp_path, tiny_weights):
+    path = write(tmp_path, INTERNAL.format(iterations=1, weights=tiny_weights) + "    num_env_runners: 50\n")
+    process = command(["train", "file", str(path), "--ray-num-cpus", "2"], tmp_path)
+    _, error = process.communicate(timeout=120)
+    assert process.returncode == 2
+    assert "needs 51 CPU" in error and "has 2" in error
+
+
+def test_train_interrupt_resume_evaluate(tmp_path, tiny_weights):
+    path = write(tmp_path, INTERNAL.format(iterations=60, weights=tiny_weights))
+    process = command(["train", "file", str(path), "--ray-num-cpus", "2"], tmp_path)
+    deadline = time.monotonic() + 120
+    while not list(tmp_path.glob("results/*/*/checkpoint_*")) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    process.send_signal(signal.SIGINT)
+    out, error = process.communicate(timeout=120)
+    assert process.returncode == 130, error
+    assert "rllib resume" in out
+    (folder,) = tmp_path.glob("results/tiny_*")
+    rows = [json.loads(line) for line in next(folder.glob("*/result.json")).read_text().splitlines()]
+    assert rows[-1]["training_iteration"] < 60
+    process = command(["resume", str(folder), "--ray-num-cpus", "2"], tmp_path)
+    out, error = process.communicate(timeout=240)
+    assert process.returncode == 0, error
+    rows = [json.loads(line) for line in next(folder.glob("*/result.json")).read_text().splitlines()]
+    assert rows[-1]["training_iteration"] == 60
+    assert rows[-1]["env_runners"]["num_episodes_lifetime"] == 60 * 32
+    assert list(folder.glob("*/events.out.tfevents*"))
+    picture, result = tmp_path / "episode.gif", tmp_path / "result.json"
+    arguments = ["evaluate", str(folder), "--episodes", "16", "--render", str(picture), "--out", str(result)]
+    assert rllib(arguments) == 0
+    told = json.loads(result.read_text())
+    assert told["acting"] == "policy over codes" and told["tasks"] == "post_two_pairs"
+    assert picture.read_bytes()[:3] == b"GIF"
+
+
+def test_resume_and_evaluate_name_what_is_missing(tmp_path, capsys):
+    assert rllib(["resume", str(tmp_path / "nothing")]) == 2
+    assert rllib(["evaluate", "gridwrold"]) == 2
+    assert "gridworld" in capsys.readouterr().err
+
+
+def test_phases_run_without_ray(tmp_path, capsys):
+    path = write(tmp_path, "t: {run: Pretrain, config: {preset: tiny, steps: 4, report_every: 2, control_steps: 0}}\n")
+    assert irl_ray(["phase", str(path), "--out", str(tmp_path / "w")]) == 0
+    assert irl_ray(["card", str(tmp_path / "w")]) == 0
+    assert "floor/bayes" in capsys.readouterr().out
+    assert irl_ray(["phase", str(tmp_path / "none.yaml"), "--out", "w"]) == 2
+
+
+def test_curve_needs_results(tmp_path):
+    from irl_ray.analysis.curves import quartiles, read_runs
+
+    with pytest.raises(UserError, match="no trial"):
+        read_runs(tmp_path)
+    import numpy as np
+
+    runs = [(np.array([0.0, 10.0]), np.array([0.0, v])) for v in (0.2, 0.4, 0.9)]
+    grid, (low, median, high) = quartiles(runs, points=3)
+    assert grid.tolist() == [0, 5, 10] and median[-1] == pytest.approx(0.4)
+    assert low[-1] == pytest.approx(0.3) and high[-1] == pytest.approx(0.65)

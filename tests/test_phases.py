@@ -1,0 +1,188 @@
+"""Supervised phases: gradients, frozen weights, resuming, learning against a baseline, presets."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from irl_ray.analysis.codes import switch_alignment, target_cells
+from irl_ray.analysis.control import SubgoalControllers
+from irl_ray.analysis.probe import linear_probe
+from irl_ray.data.gridworld import GridworldExpert
+from irl_ray.errors import UserError
+from irl_ray.models import weights
+from irl_ray.models.weights import fingerprint
+from irl_ray.phases.discover import Discover, discover_config
+from irl_ray.phases.pretrain import Pretrain, pretrain_config, pretraining_losses
+from irl_ray.phases.training import OptimizerConfig
+
+
+def discover(tiny_weights, **changes):
+    return Discover(discover_config({"preset": "tiny", "base": str(tiny_weights), **changes}))
+
+
+def test_pretraining_learns_what_the_visits_tell():
+    """Better than any policy that ignores the observation, and than the untrained model."""
+    phase = Pretrain(pretrain_config({"preset": "tiny", "steps": 300, "control_steps": 0}))
+    batch = phase.expert.sample(200, torch.Generator().manual_seed(5))
+    before = float(pretraining_losses(phase.base, batch)[0] / batch.mask.sum())
+    while not phase.finished:
+        phase.step()
+    gates = phase.gates()
+    assert before > 1.3
+    assert gates["eval/action_nll"] < 0.9 * math.log(4)
+    assert gates["eval/action_nll"] > gates["floor/bayes"] > gates["floor/oracle"]
+
+
+def test_length_groups_do_not_change_the_gradient(tiny_weights):
+    gradients = []
+    for groups in (1, 4):
+        phase = Pretrain(pretrain_config({"preset": "tiny", "length_groups": groups}))
+        phase.accumulate_gradients()
+        gradients.append([p.grad.clone() for p in phase.base.parameters()])
+    for a, b in zip(*gradients):
+        torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-3)
+
+
+def test_discovery_trains_the_metacontroller_and_nothing_else(tiny_weights):
+    phase = discover(tiny_weights, alpha_hold=0.0, alpha_ramp=0.0)
+    base, meta = phase.agent.base, phase.agent.metacontroller
+    before, untrained = fingerprint(base), {n: p.clone() for n, p in meta.named_parameters()}
+    while not phase.finished:
+        phase.step()
+    assert fingerprint(base) == before
+    assert all(p.grad is None for p in base.parameters())
+    unchanged = [n for n, p in meta.named_parameters() if torch.equal(p, untrained[n])]
+    assert not unchanged
+
+
+def test_discovery_codes_help_the_base_model_against_no_codes(tiny_weights):
+    """With α = 0 the codes carry the actions: NLL falls below that of the base model alone."""
+    phase = discover(tiny_weights, alpha=0.0, steps=150)
+    batch = phase.expert.sample(100, torch.Generator().manual_seed(1))
+    alone = float(pretraining_losses(phase.agent.base, batch)[0] / batch.mask.sum())
+    while not phase.finished:
+        metrics = phase.step()
+    assert metrics["action_nll"] < alone - 0.1
+
+
+@pytest.mark.parametrize("phase_name", ["pretrain", "discover"])
+def test_a_resumed_run_equals_an_uninterrupted_one(phase_name, tiny_weights, tmp_path):
+    def fresh():
+        if phase_name == "discover":
+            return discover(tiny_weights, report_every=5, steps=20)
+        return Pretrain(pretrain_config({"preset": "tiny", "report_every": 5, "steps": 20}))
+
+    whole, first, second = fresh(), fresh(), fresh()
+    while not whole.finished:
+        whole.step()
+    first.step()
+    torch.save(first.state(), tmp_path / "state.pt")
+    second.load_state(torch.load(tmp_path / "state.pt", weights_only=True))
+    while not second.finished:
+        second.step()
+    assert fingerprint(whole.trained) == fingerprint(second.trained)
+
+
+def test_alpha_is_held_then_ramped(tiny_weights):
+    phase = discover(tiny_weights, alpha=0.4, alpha_hold=0.25, alpha_ramp=0.75, steps=100)
+    seen = []
+    for step in (0, 25, 50, 75, 100):
+        phase.step_number = step
+        seen.append(round(phase.alpha, 3))
+    assert seen == [0.0, 0.0, 0.2, 0.4, 0.4]
+
+
+def test_schedules():
+    cosine = OptimizerConfig(learning_rate=1.0, schedule="cosine", warmup_steps=10)
+    assert cosine.rate(0, 100) == pytest.approx(0.1)
+    assert cosine.rate(50, 100) == pytest.approx(0.5)
+    assert cosine.rate(100, 100) == pytest.approx(0.0)
+    assert OptimizerConfig(learning_rate=1.0).rate(99, 100) == 1.0
+    with pytest.raises(UserError, match="schedule"):
+        OptimizerConfig(schedule="linear")
+
+
+@pytest.mark.parametrize("mixer", ["transformer", "hawk"])
+def test_paper_presets_build_exactly_and_take_a_step_of_each_phase(mixer, tmp_path):
+    small_batch = {"batch_size": 2, "report_every": 1, "length_groups": 1}
+    layers = 6 if mixer == "transformer" else 8
+    config = pretrain_config({"preset": "paper", "model": {"mixer": mixer, "layers": layers}, **small_batch})
+    assert (config.steps, config.optimizer.learning_rate, config.optimizer.weight_decay) == (256_000, 3e-4, 0.03)
+    assert (config.world.grid_size, config.world.num_colours, config.world.num_walls) == (7, 8, 4)
+    assert pretrain_config({"preset": "paper"}).batch_size == 1024
+    phase = Pretrain(config)
+    assert (phase.base.width, phase.base.num_layers, phase.base.config.mlp) == (256, layers, 512)
+    phase.step()
+    folder = phase.export(tmp_path / "base", {})
+    found = Discover(discover_config({"preset": "paper", "base": str(folder), **small_batch}))
+    meta = found.agent.metacontroller
+    assert meta.layer == layers // 2
+    shape = meta.config
+    assert (shape.code_size, shape.memory_size, shape.summary_size, shape.rank) == (8, 32, 32, 16)
+    assert discover_config({"preset": "paper", "base": str(folder)}).batch_size == 512
+    found.step()
+
+
+def test_unknown_settings_are_errors():
+    with pytest.raises(UserError, match="learning_rate"):
+        pretrain_config({"optimizer": {"learning_rat": 1e-3}})
+    with pytest.raises(UserError, match="steps"):
+        pretrain_config({"steps": "many"})
+    with pytest.raises(UserError, match="preset"):
+        discover_config({"preset": "huge", "base": "x"})
+
+
+# Analyses against known answers
+
+
+def test_probe_finds_a_planted_label_and_nothing_in_noise():
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.randint(3, (3000,), generator=generator)
+    noise = torch.randn(2, 3000, 6, generator=generator)
+    noise[0, :, 2] += labels * 4.0
+    right = linear_probe(noise, labels, torch.arange(3000) // 10)
+    assert float(right[0].float().mean()) > 0.9
+    assert float(right[1].float().mean()) < 0.45
+
+
+def test_alignment_by_hand():
+    import numpy as np
+
+    def at(*steps):
+        row = np.zeros((1, 12), bool)
+        row[0, list(steps)] = True
+        return row
+
+    assert switch_alignment(at(3, 8), at(3, 7), at())["switch_f1"] == pytest.approx(1.0)
+    assert switch_alignment(at(3, 4), at(3), at())["switch_precision"] == 0.5
+    assert switch_alignment(at(3, 10), at(3), at(10))["switch_precision"] == 1.0
+    assert switch_alignment(at(), at(3), at())["switch_recall"] == 0.0
+
+
+def test_target_cell_is_where_the_leg_ends(tiny_world):
+    batch = GridworldExpert(tiny_world).sample(20, torch.Generator().manual_seed(0))
+    expert = GridworldExpert(tiny_world)
+    colours = expert.tasks[batch.task[:, None], batch.leg.clamp(max=expert.tasks.shape[1] - 1)]
+    expected = batch.observation[:, :-1, :-1].gather(2, colours[..., None])[..., 0]
+    assert torch.equal(target_cells(batch)[batch.mask], expected[batch.mask])
+
+
+def test_subgoal_controllers_leave_unlabelled_steps_alone():
+    controllers, residual = SubgoalControllers(3, 16, 4), torch.randn(2, 5, 16)
+    assert torch.equal(controllers(residual, torch.full((2, 5), -1)), residual)
+    one = controllers(residual, torch.full((2, 5), 1))
+    dense = residual + residual @ (controllers.up[1].T @ controllers.down[1]).T
+    torch.testing.assert_close(one, dense, atol=1e-4, rtol=1e-4)
+
+
+def test_gates_are_stored_in_the_card(tiny_weights, tmp_path):
+    phase = discover(tiny_weights, steps=5)
+    phase.step()
+    gates = phase.gates()
+    for name in ("switch_f1", "code_subgoal_accuracy", "code_location_r2", "injected_success", "eval/kl"):
+        assert name in gates
+    phase.export(tmp_path / "a", gates)
+    assert weights.load(tmp_path / "a").metrics["discover"]["switch_f1"] == gates["switch_f1"]
