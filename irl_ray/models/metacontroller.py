@@ -99,7 +99,7 @@ class SequenceSummary(nn.Module):
         super().__init__()
         if size % 2:
             raise UserError(f"summary_size={size} must be even: half runs forward, half backward")
-        self.input = nn.Linear(width, size)
+        self.input = nn.Sequential(nn.Linear(width, 2 * size), nn.ReLU(), nn.Linear(2 * size, size))
         self.forward_scan = RGLRU(size // 2, 1)
         self.backward_scan = RGLRU(size // 2, 1)
         self.out = nn.Linear(size, size)
