@@ -227,7 +227,11 @@ class Metacontroller(nn.Module):
         """beta_t (Eq. 16) from e_t, h_{t-1} and z_{t-1}: [...] in (0, 1). Sees no future."""
         if self.config.forced_switch:
             return torch.ones_like(previous[..., 0])
-        return torch.sigmoid(self._switch_logit(self._switch_context(residual, memory), previous))
+        return torch.sigmoid(self.switch_logit(residual, memory, previous))
+
+    def switch_logit(self, residual: Tensor, memory: Tensor, previous: Tensor) -> Tensor:
+        """The logit of beta_t."""
+        return self._switch_logit(self._switch_context(residual, memory), previous)
 
     def integrate(
         self,

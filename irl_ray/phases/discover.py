@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -21,6 +22,7 @@ from irl_ray.envs.worlds import POST_TRAINING_TASKS
 from irl_ray.models import weights
 from irl_ray.models.metacontroller import Metacontroller, MetacontrollerConfig
 from irl_ray.models.weights import Artefact
+from irl_ray.phases.hindsight import GradientTeacher, StudentTeacher, TeacherConfig
 from irl_ray.phases.pretrain import POOL
 from irl_ray.phases.training import OptimizerConfig, Phase
 from irl_ray.seeding import torch_seed
@@ -34,6 +36,7 @@ class DiscoverConfig:
         base: released name or folder of the pretrained base model.
         metacontroller: shape and initial values.
         optimizer: AdamW and its schedule.
+        teacher: label-free warm start (ours), off unless its `steps` are given.
         alpha: α, weight of the KL.
         alpha_hold: share of the run during which α is zero.
         alpha_ramp: share of the run at whose end α has grown, linearly, to its full value.
@@ -50,6 +53,7 @@ class DiscoverConfig:
     base: str
     metacontroller: MetacontrollerConfig = field(default_factory=MetacontrollerConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    teacher: TeacherConfig = field(default_factory=TeacherConfig)
     alpha: float = 0.17
     alpha_hold: float = 0.0
     alpha_ramp: float = 0.0
@@ -113,6 +117,8 @@ class Discover(Phase):
         self.agent.metacontroller, self.agent.policy = meta.to(config.device), None
         super().__init__(config, meta)
         self.expert = GridworldExpert(self.agent.world, device=config.device)
+        self._teacher: GradientTeacher | StudentTeacher | None = None
+        self._round_start: dict[str, torch.Tensor] = {}
         self._noise = torch.Generator(device=config.device)
         self._batches: Iterator[Trajectories] | None = None
 
@@ -123,6 +129,17 @@ class Discover(Phase):
             for part in rows[first % POOL :]:
                 yield pool.select(part)
             first = 0
+
+    def _new_teacher(self, round_number: int) -> GradientTeacher | StudentTeacher:
+        """The teacher of a round; it depends on the seed and the metacontroller's present weights."""
+        config, base, meta = self.config, self.agent.base, self.agent.metacontroller
+        key = (config.seed, "discover", "teacher", round_number)
+        random = torch.Generator().manual_seed(torch_seed(*key))
+        drawn = torch.Generator(device=config.device).manual_seed(torch_seed(*key, "demonstrations"))
+        batch = self.expert.sample(config.teacher.trajectories, drawn)
+        if round_number == 0:
+            return GradientTeacher(config.teacher, base, meta.layer, meta.config.code_size, batch, random)
+        return StudentTeacher(config.teacher, base, meta, batch, random)
 
     @property
     def alpha(self) -> float:
@@ -138,6 +155,12 @@ class Discover(Phase):
             self._batches = self._stream()
         batch = next(self._batches)
         self._noise.manual_seed(torch_seed(self.config.seed, "discover", "noise", self.step_number))
+        teacher = self.config.teacher
+        if self.step_number < teacher.steps * teacher.rounds:
+            if self.step_number % teacher.steps == 0:
+                self._round_start = {k: v.clone() for k, v in self.trained.state_dict().items()}
+                self._teacher = self._new_teacher(self.step_number // teacher.steps)
+            return self._taught(batch)
         total, alpha = batch.mask.sum(), self.alpha
         sums = torch.zeros(3, device=total.device)
         for part in batch.split_by_length(self.config.length_groups):
@@ -146,6 +169,32 @@ class Discover(Phase):
             sums += torch.stack([nll, kl, beta]).detach() / total
         nll, kl, beta = sums.tolist()
         return {"action_nll": nll, "kl": kl, "alpha": alpha, "beta_mean": beta, "loss": nll + alpha * kl}
+
+    def _taught(self, batch: Trajectories) -> dict[str, float]:
+        """Gradients of the warm start: decoder, encoder and switch each learn the teacher's codes."""
+        base, meta = self.agent.base, self.agent.metacontroller
+        total, sums = batch.mask.sum(), torch.zeros(3, device=batch.mask.device)
+        for part in batch.split_by_length(self.config.length_groups):
+            clusters, mask = self._teacher.clusters(part), part.mask
+            code = self._teacher.codes[clusters]
+            with torch.no_grad():
+                residual = base.lower(base.embed(part.observation[:, :-1]), meta.layer)
+            noise = torch.randn(code.shape, generator=self._noise, device=code.device)
+            held = code + self.config.teacher.code_noise * noise
+            logits = base.action_logits(base.upper(meta.control(residual, held), meta.layer))
+            action = F.cross_entropy(logits[mask], part.action[mask], reduction="sum")
+            memory = meta.memory(residual)
+            proposal = meta.encode(residual, memory, meta.summarise(residual, mask))
+            spread = self.config.teacher.code_noise
+            error = ((proposal.mean - code) ** 2 + spread**2) / (2 * (2 * proposal.log_std).exp())
+            encoder = (error + proposal.log_std).sum(-1)[mask].sum()
+            change = (clusters[:, 1:] != clusters[:, :-1]).float()
+            logit = meta.switch_logit(residual[:, 1:], memory[:, 1:], held[:, :-1])
+            switch = F.binary_cross_entropy_with_logits(logit, change, reduction="none")[mask[:, 1:]].sum()
+            ((action + 0.1 * encoder + switch) / total).backward()
+            sums += torch.stack([action, encoder, switch]).detach() / total
+        action, encoder, switch = sums.tolist()
+        return {"action_nll": action, "teacher/code_nll": encoder, "teacher/switch_nll": switch}
 
     def losses(self, batch: Trajectories) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Sums over steps: action NLL, KL (nats) and beta."""
@@ -160,7 +209,16 @@ class Discover(Phase):
         nll = F.cross_entropy(logits[batch.mask], batch.action[batch.mask], reduction="sum")
         return nll, controls.proposal.kl()[batch.mask].sum(), controls.beta[batch.mask].sum()
 
-    def load_state(self, state: dict) -> None:
+    def state(self) -> dict[str, Any]:
+        """As for every phase, and the weights from which the present round's teacher was made."""
+        return {**super().state(), "round_start": self._round_start}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        self._round_start = state["round_start"]
+        teacher = self.config.teacher
+        if state["step"] < teacher.steps * teacher.rounds and state["step"] % teacher.steps:
+            self.trained.load_state_dict(self._round_start)
+            self._teacher = self._new_teacher(state["step"] // teacher.steps)
         super().load_state(state)
         self._batches = None
 
