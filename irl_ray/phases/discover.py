@@ -81,13 +81,10 @@ PRESETS = {
     },
     "small": {
         "optimizer": {"learning_rate": 5e-3, "schedule": "cosine"},
-        "metacontroller": {"layer": 1, "summary": "sequence"},
-        "alpha": 0.25,
-        "alpha_hold": 0.25,
-        "alpha_ramp": 0.6,
-        "steps": 4000,
+        "metacontroller": {"layer": 0, "controller_scale": 1.0},
+        "teacher": {"steps": 1200, "rounds": 2},
+        "steps": 2400,
         "batch_size": 64,
-        "length_groups": 2,
         "post_task": POST_TRAINING_TASKS["small"],
     },
     "paper": {

@@ -87,6 +87,7 @@ PRESETS = {
         "world": GRIDWORLDS["small"],
         "optimizer": {"learning_rate": 4e-3, "schedule": "cosine", "warmup_steps": 200},
         "post_task": POST_TRAINING_TASKS["small"],
+        "control_layers": [0, 1, 2],
     },
     "paper": {
         "world": GRIDWORLDS["paper"],
