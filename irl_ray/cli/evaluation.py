@@ -32,9 +32,11 @@ def evaluate(options: argparse.Namespace) -> int:
         episodes = sample_raw_episodes(agent.base, world, seeds, explore=not options.greedy)
         acting = "base model on raw actions"
     else:
-        explore = not options.greedy or agent.policy is None
-        episodes = sample_code_episodes(agent, agent.policy, world, seeds, explore=explore)
-        acting = "policy over codes" if agent.policy else "prior over codes, z ~ N(0, I)"
+        policy = None if options.prior else agent.policy
+        explore = not options.greedy or policy is None
+        threshold = options.switch_threshold or agent.switch_threshold
+        episodes = sample_code_episodes(agent, policy, world, seeds, threshold=threshold, explore=explore)
+        acting = "policy over codes" if policy else "prior over codes, z ~ N(0, I)"
     success = np.array([episode.success for episode in episodes])
     result = {
         "acting": acting,

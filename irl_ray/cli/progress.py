@@ -40,6 +40,8 @@ COLUMNS: dict[str, list[Column]] = {
         ("KL", "kl", _fixed(3)),
         ("alpha", "alpha", _fixed(3)),
         ("beta", "beta_mean", _fixed(3)),
+        ("code NLL", "teacher/code_nll", _fixed(2)),
+        ("switch NLL", "teacher/switch_nll", _fixed(3)),
     ],
     "RL": [
         ("episodes", "env_runners/num_episodes_lifetime", _count),

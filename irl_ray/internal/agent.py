@@ -25,11 +25,10 @@ class Agent:
         artefact: the trained parts.
         seed: of actions and codes.
         explore: sample codes from the policy; else take its mean.
-        threshold: of the switch.
     """
 
-    def __init__(self, artefact: Artefact, seed: int = 0, explore: bool = True, threshold: float = 0.5):
-        self.artefact, self.explore, self.threshold = artefact, explore, threshold
+    def __init__(self, artefact: Artefact, seed: int = 0, explore: bool = True):
+        self.artefact, self.explore = artefact, explore
         self._random = torch.Generator().manual_seed(seed)
         self.beta: float | None = None
         self.code: np.ndarray | None = None
@@ -63,7 +62,7 @@ class Agent:
         else:
             residual = base.lower_step(cells, self._base, meta.layer)
             self.beta = float(meta.switch_step(residual, self._meta))
-            if self.beta >= self.threshold:
+            if self.beta >= self.artefact.switch_threshold:
                 noise = torch.randn(1, meta.config.code_size, generator=self._random)
                 if policy is not None:
                     inputs = policy.step(residual, self._policy, torch.zeros(1, dtype=torch.long))

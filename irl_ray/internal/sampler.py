@@ -92,7 +92,7 @@ def sample_code_episodes(
     world: dict[str, Any],
     seeds: Sequence[int],
     *,
-    threshold: float = 0.5,
+    threshold: float | None = None,
     explore: bool = True,
 ) -> list[Episode]:
     """One episode of internal RL per seed, in the order of `seeds`.
@@ -102,10 +102,12 @@ def sample_code_episodes(
         policy: the policy over codes; None draws from the prior N(0, I).
         world: settings of the raw environment.
         seeds: one per episode.
-        threshold: of the switch.
+        threshold: of the switch; None for the policy's own, 0.5 without a policy.
         explore: sample codes; else take the policy's mean.
     """
     count = len(seeds)
+    if threshold is None:
+        threshold = policy.config.switch_threshold if policy else 0.5
     env = InternalVectorEnv(agent, count, threshold=threshold, autoreset="disabled", **world)
     env.reset(seed=list(seeds))
     horizon, code_size = env.raw.world.horizon, agent.metacontroller.config.code_size

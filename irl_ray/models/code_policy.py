@@ -21,6 +21,7 @@ class CodePolicyConfig:
         hidden: width of its recurrence (256 in Table A13).
         log_std: initial log standard deviation; 0 is the prior's.
         learn_std: whether the standard deviation is trained.
+        switch_threshold: beta at or above it is a switch, in the environment the policy was trained in.
     """
 
     observation_size: int = 64
@@ -28,6 +29,7 @@ class CodePolicyConfig:
     hidden: int = 32
     log_std: float = 0.0
     learn_std: bool = True
+    switch_threshold: float = 0.5
 
 
 class CodePolicy(nn.Module):

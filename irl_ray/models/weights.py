@@ -52,6 +52,11 @@ class Artefact:
     provenance: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     @property
+    def switch_threshold(self) -> float:
+        """The threshold the policy was trained with; 0.5 (the paper's) without a policy."""
+        return self.policy.config.switch_threshold if self.policy else 0.5
+
+    @property
     def parts(self) -> dict[str, nn.Module]:
         named = {"base": self.base, "metacontroller": self.metacontroller, "policy": self.policy}
         return {name: module for name, module in named.items() if module is not None}

@@ -23,7 +23,6 @@ from irl_ray.models import weights
 from irl_ray.models.metacontroller import Metacontroller, MetacontrollerConfig
 from irl_ray.models.weights import Artefact
 from irl_ray.phases.hindsight import GradientTeacher, StudentTeacher, TeacherConfig
-from irl_ray.phases.pretrain import POOL
 from irl_ray.phases.training import OptimizerConfig, Phase
 from irl_ray.seeding import torch_seed
 
@@ -119,14 +118,6 @@ class Discover(Phase):
         self._noise = torch.Generator(device=config.device)
         self._batches: Iterator[Trajectories] | None = None
 
-    def _stream(self) -> Iterator[Trajectories]:
-        size, first = self.config.batch_size, self.step_number
-        for pool in self.expert.stream(size * POOL, self.config.seed, "discover", start=first // POOL):
-            rows = torch.arange(len(pool), device=pool.action.device).split(size)
-            for part in rows[first % POOL :]:
-                yield pool.select(part)
-            first = 0
-
     def _new_teacher(self, round_number: int) -> GradientTeacher | StudentTeacher:
         """The teacher of a round; it depends on the seed and the metacontroller's present weights."""
         config, base, meta = self.config, self.agent.base, self.agent.metacontroller
@@ -149,7 +140,9 @@ class Discover(Phase):
 
     def accumulate_gradients(self) -> dict[str, float]:
         if self._batches is None:
-            self._batches = self._stream()
+            self._batches = self.expert.batches(
+                self.config.batch_size, self.config.seed, "discover", start=self.step_number
+            )
         batch = next(self._batches)
         self._noise.manual_seed(torch_seed(self.config.seed, "discover", "noise", self.step_number))
         teacher = self.config.teacher

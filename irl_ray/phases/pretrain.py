@@ -26,7 +26,6 @@ from irl_ray.phases.training import OptimizerConfig, Phase
 from irl_ray.seeding import torch_seed
 
 STATIC_EVERY = 4  # static entities do not move: their loss is taken on every fourth step
-POOL = 8  # batches drawn at once from the demonstration stream
 
 
 @dataclass
@@ -125,18 +124,11 @@ class Pretrain(Phase):
         self.expert = GridworldExpert(config.world, config.noise, config.device)
         self._batches: Iterator[Trajectories] | None = None
 
-    def _stream(self) -> Iterator[Trajectories]:
-        size, first = self.config.batch_size, self.step_number
-        pools = self.expert.stream(size * POOL, self.config.seed, "pretrain", start=first // POOL)
-        for pool in pools:
-            rows = torch.arange(len(pool), device=pool.action.device).split(size)
-            for part in rows[first % POOL :]:
-                yield pool.select(part)
-            first = 0
-
     def accumulate_gradients(self) -> dict[str, float]:
         if self._batches is None:
-            self._batches = self._stream()
+            self._batches = self.expert.batches(
+                self.config.batch_size, self.config.seed, "pretrain", start=self.step_number
+            )
         batch = next(self._batches)
         total = batch.mask.sum()
         sums = torch.zeros(3, device=total.device)

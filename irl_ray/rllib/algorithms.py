@@ -213,7 +213,8 @@ class InternalRLConfig(EpisodePolicyGradientConfig):
         self.env_runner_cls = InternalRunner
 
     def get_default_rl_module_spec(self) -> RLModuleSpec:
-        return RLModuleSpec(module_class=CodePolicyModule, model_config={"policy": dict(self.policy)})
+        policy = {**self.policy, "switch_threshold": float(self.switch_threshold)}
+        return RLModuleSpec(module_class=CodePolicyModule, model_config={"policy": policy})
 
 
 class InternalRL(EpisodePolicyGradient):
