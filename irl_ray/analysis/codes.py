@@ -123,10 +123,19 @@ def injected_success(agent: Artefact, codes: Tensor, world: dict[str, Any], epis
     return roll_out(agent.base, world, episodes, seed, agent.metacontroller.layer, steer).success_rate
 
 
-def metacontroller_gates(agent: Artefact, batch: Trajectories, tolerance: int = 1) -> dict[str, float]:
-    """Alignment, losses and meaning of a metacontroller on clean held-out demonstrations."""
+def metacontroller_gates(
+    agent: Artefact, batch: Trajectories, threshold: float, tolerance: int = 1
+) -> dict[str, float]:
+    """Alignment, losses and meaning of a metacontroller on clean held-out demonstrations.
+
+    Args:
+        agent: base model and metacontroller.
+        batch: held-out demonstrations.
+        threshold: beta at or above it is a switch.
+        tolerance: steps by which a switch may miss a subgoal change.
+    """
     soft, soft_nll = controls_of(agent, batch, None)
-    hard, hard_nll = controls_of(agent, batch, 0.5)
+    hard, hard_nll = controls_of(agent, batch, threshold)
     change, again = subgoal_starts(batch)
     switched = (hard.beta.numpy() > 0.5) & batch.mask.numpy()
     switched[:, 0] = False

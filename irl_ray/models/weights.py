@@ -108,6 +108,7 @@ def save(artefact: Artefact, folder: str | os.PathLike[str]) -> Path:
     partial = folder / "config.partial"
     partial.write_text(json.dumps(config, indent=1))
     (folder / "CARD.md").write_text(card(artefact))
+    weights.with_suffix(".partial").chmod(0o644)  # safetensors writes for the owner alone
     os.replace(weights.with_suffix(".partial"), weights)
     os.replace(partial, folder / "config.json")
     return folder

@@ -42,6 +42,7 @@ class DiscoverConfig:
         steps: optimiser steps.
         batch_size: trajectories per step, always fresh.
         length_groups: as in pretraining.
+        switch_threshold: beta at or above it is a switch in the gates; what internal RL will use.
         post_task: task of unseen transitions on which class-mean codes are injected.
         gate_episodes: trajectories and episodes behind each gate.
         report_every: optimiser steps per report.
@@ -59,6 +60,7 @@ class DiscoverConfig:
     steps: int = 64_000
     batch_size: int = 512
     length_groups: int = 4
+    switch_threshold: float = 0.5
     post_task: str = "post_three_pairs"
     gate_episodes: int = 1024
     report_every: int = 100
@@ -84,6 +86,7 @@ PRESETS = {
         "teacher": {"steps": 1200, "rounds": 2},
         "steps": 2400,
         "batch_size": 64,
+        "switch_threshold": 0.1,
         "post_task": POST_TRAINING_TASKS["small"],
     },
     "paper": {
@@ -220,8 +223,8 @@ class Discover(Phase):
         expert = GridworldExpert(agent.world)
         random = torch.Generator().manual_seed(torch_seed(config.seed, "discover", "gates"))
         batch = expert.sample(config.gate_episodes, random)
-        result = metacontroller_gates(agent, batch)
-        controls, _ = controls_of(agent, batch, 0.5)
+        result = metacontroller_gates(agent, batch, config.switch_threshold)
+        controls, _ = controls_of(agent, batch, config.switch_threshold)
         codes = class_mean_codes(controls, batch, agent.world.num_subgoals)
         world = to_plain(agent.world)
         for label, tasks in (("", config.post_task), ("_training_tasks", world["tasks"])):
