@@ -101,6 +101,11 @@ def test_only_the_policy_learns_and_a_restored_run_goes_on(tiny_weights, tmp_pat
     checkpoint = algorithm.save(str(tmp_path / "checkpoint")).checkpoint.path
     expected = algorithm.train()["env_runners"]["num_raw_steps_lifetime"]
     after_policy = fingerprint(algorithm.get_module().policy)
+    # The parts in the runner's memory, which acted through training, not a fresh copy from disk.
+    assert fingerprint(algorithm.env_runner.agent.base) == before
+    assert fingerprint(algorithm.env_runner.agent.metacontroller) == fingerprint(
+        weights.load(tiny_weights).metacontroller
+    )
     algorithm.stop()
     restored = internal(tiny_weights).build_algo()
     restored.restore(checkpoint)

@@ -135,7 +135,7 @@ class EpisodePolicyGradient(Algorithm):
     def _sample(self, count: int) -> list[Any]:
         """Episodes 0..count-1 of this round, in order, over all healthy runners.
 
-        What a failed runner owed is asked of the others; an index is never sampled twice.
+        What a failed runner owed is asked of the others; an index is never used twice.
         """
         round_number, found = self.iteration, {}
         while len(found) < count:
