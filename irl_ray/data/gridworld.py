@@ -82,9 +82,7 @@ class GridworldExpert:
         device: where the arrays live.
     """
 
-    def __init__(
-        self, spec: PinpadSpec, noise: float = 0.0, ties: str = "uniform", device: str | torch.device = "cpu"
-    ):
+    def __init__(self, spec: PinpadSpec, noise: float = 0.0, ties: str = "uniform", device: str | torch.device = "cpu"):
         if ties not in ("uniform", "first"):
             raise UserError(f"ties: expected 'uniform' or 'first', got {ties!r}")
         self.spec, self.noise, self.ties, self.device = spec, noise, ties, torch.device(device)

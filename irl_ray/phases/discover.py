@@ -22,7 +22,7 @@ from irl_ray.envs.worlds import POST_TRAINING_TASKS
 from irl_ray.models import weights
 from irl_ray.models.metacontroller import Metacontroller, MetacontrollerConfig
 from irl_ray.models.weights import Artefact
-from irl_ray.phases.hindsight import GradientTeacher, StudentTeacher, TeacherConfig
+from irl_ray.phases.hindsight import OutcomeTeacher, TeacherConfig
 from irl_ray.phases.training import OptimizerConfig, Phase
 from irl_ray.seeding import torch_seed
 
@@ -85,11 +85,11 @@ PRESETS = {
     },
     "small": {
         "optimizer": {"learning_rate": 5e-3, "schedule": "cosine"},
-        "metacontroller": {"layer": 0, "controller_scale": 1.0},
-        "teacher": {"steps": 1200, "rounds": 2},
+        "metacontroller": {"layer": 0, "rank": None, "controller_scale": 1.0},
+        "teacher": {"steps": 1600},
+        "ties": "first",
         "steps": 2400,
         "batch_size": 64,
-        "switch_threshold": 0.1,
         "post_task": POST_TRAINING_TASKS["small"],
     },
     "paper": {
@@ -119,21 +119,31 @@ class Discover(Phase):
         self.agent.metacontroller, self.agent.policy = meta.to(config.device), None
         super().__init__(config, meta)
         self.expert = GridworldExpert(self.agent.world, ties=config.ties, device=config.device)
-        self._teacher: GradientTeacher | StudentTeacher | None = None
-        self._round_start: dict[str, torch.Tensor] = {}
+        self.teacher: OutcomeTeacher | None = None
         self._noise = torch.Generator(device=config.device)
         self._batches: Iterator[Trajectories] | None = None
 
-    def _new_teacher(self, round_number: int) -> GradientTeacher | StudentTeacher:
-        """The teacher of a round; it depends on the seed and the metacontroller's present weights."""
-        config, base, meta = self.config, self.agent.base, self.agent.metacontroller
-        key = (config.seed, "discover", "teacher", round_number)
-        random = torch.Generator().manual_seed(torch_seed(*key))
-        drawn = torch.Generator(device=config.device).manual_seed(torch_seed(*key, "demonstrations"))
-        batch = self.expert.sample(config.teacher.trajectories, drawn)
-        if round_number == 0:
-            return GradientTeacher(config.teacher, base, meta.layer, meta.config.code_size, batch, random)
-        return StudentTeacher(config.teacher, base, meta, batch, random)
+    def _demonstrations(self, *key: str) -> Trajectories:
+        """Demonstrations for the teacher alone."""
+        random = torch.Generator(device=self.config.device)
+        random.manual_seed(torch_seed(self.config.seed, "discover", "teacher", "demonstrations", *key))
+        return self.expert.sample(self.config.teacher.trajectories, random)
+
+    def _guide(self) -> None:
+        """Makes the teacher at the first step, and has it weigh its changes when it is time."""
+        config = self.config
+        if self.step_number == 0:
+            random = torch.Generator().manual_seed(torch_seed(config.seed, "discover", "teacher"))
+            self.teacher = OutcomeTeacher(
+                config.teacher,
+                self.agent.base,
+                config.metacontroller.code_size,
+                config.alpha,
+                self._demonstrations("cluster"),
+                random,
+            )
+        if self.step_number == config.teacher.weigh_after:
+            self.teacher.weigh(self.agent.metacontroller, self._demonstrations("weigh"))
 
     @property
     def alpha(self) -> float:
@@ -151,11 +161,8 @@ class Discover(Phase):
             )
         batch = next(self._batches)
         self._noise.manual_seed(torch_seed(self.config.seed, "discover", "noise", self.step_number))
-        teacher = self.config.teacher
-        if self.step_number < teacher.steps * teacher.rounds:
-            if self.step_number % teacher.steps == 0:
-                self._round_start = {k: v.clone() for k, v in self.trained.state_dict().items()}
-                self._teacher = self._new_teacher(self.step_number // teacher.steps)
+        if self.step_number < self.config.teacher.steps:
+            self._guide()
             return self._taught(batch)
         total, alpha = batch.mask.sum(), self.alpha
         sums = torch.zeros(3, device=total.device)
@@ -169,28 +176,36 @@ class Discover(Phase):
     def _taught(self, batch: Trajectories) -> dict[str, float]:
         """Gradients of the warm start: decoder, encoder and switch each learn the teacher's codes."""
         base, meta = self.agent.base, self.agent.metacontroller
+        teacher, spread = self.teacher, self.config.teacher.code_noise
+        weighing = self.step_number < self.config.teacher.weigh_after
         total, sums = batch.mask.sum(), torch.zeros(3, device=batch.mask.device)
         for part in batch.split_by_length(self.config.length_groups):
-            clusters, mask = self._teacher.clusters(part), part.mask
-            code = self._teacher.codes[clusters]
+            (outcome, change), mask = teacher.segments(part), part.mask
+            code = teacher.codes[outcome.clamp(min=0)]
             with torch.no_grad():
                 residual = base.lower(base.embed(part.observation[:, :-1]), meta.layer)
             noise = torch.randn(code.shape, generator=self._noise, device=code.device)
-            held = code + self.config.teacher.code_noise * noise
+            held = teacher.codes[teacher.skip(outcome, self._noise).clamp(min=0)] if weighing else code
+            held = held + spread * noise
             logits = base.action_logits(base.upper(meta.control(residual, held), meta.layer))
             action = F.cross_entropy(logits[mask], part.action[mask], reduction="sum")
             memory = meta.memory(residual)
             proposal = meta.encode(residual, memory, meta.summarise(residual, mask))
-            spread = self.config.teacher.code_noise
             error = ((proposal.mean - code) ** 2 + spread**2) / (2 * (2 * proposal.log_std).exp())
             encoder = (error + proposal.log_std).sum(-1)[mask].sum()
-            change = (clusters[:, 1:] != clusters[:, :-1]).float()
-            logit = meta.switch_logit(residual[:, 1:], memory[:, 1:], held[:, :-1])
-            switch = F.binary_cross_entropy_with_logits(logit, change, reduction="none")[mask[:, 1:]].sum()
+            logit = meta.switch_logit(residual[:, 1:], memory[:, 1:], (code + spread * noise)[:, :-1])
+            later = mask[:, 1:]
+            switch = F.binary_cross_entropy_with_logits(logit[later], change[:, 1:][later].float(), reduction="sum")
             ((action + 0.1 * encoder + switch) / total).backward()
             sums += torch.stack([action, encoder, switch]).detach() / total
         action, encoder, switch = sums.tolist()
-        return {"action_nll": action, "teacher/code_nll": encoder, "teacher/switch_nll": switch}
+        return {
+            "action_nll": action,
+            "teacher/code_nll": encoder,
+            "teacher/switch_nll": switch,
+            "teacher/contrast": teacher.contrast,
+            "teacher/outcomes": float(len(teacher.codes)),
+        }
 
     def losses(self, batch: Trajectories) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Sums over steps: action NLL, KL (nats) and beta."""
@@ -206,16 +221,14 @@ class Discover(Phase):
         return nll, controls.proposal.kl()[batch.mask].sum(), controls.beta[batch.mask].sum()
 
     def state(self) -> dict[str, Any]:
-        """As for every phase, and the weights from which the present round's teacher was made."""
-        return {**super().state(), "round_start": self._round_start}
+        """As for every phase, and the teacher."""
+        return {**super().state(), "teacher": self.teacher.state() if self.teacher else {}}
 
     def load_state(self, state: dict[str, Any]) -> None:
-        self._round_start = state["round_start"]
-        teacher = self.config.teacher
-        if state["step"] < teacher.steps * teacher.rounds and state["step"] % teacher.steps:
-            self.trained.load_state_dict(self._round_start)
-            self._teacher = self._new_teacher(state["step"] // teacher.steps)
         super().load_state(state)
+        if state["teacher"]:
+            config = self.config
+            self.teacher = OutcomeTeacher.from_state(config.teacher, self.agent.base, config.alpha, state["teacher"])
         self._batches = None
 
     @torch.no_grad()

@@ -1,21 +1,25 @@
-"""A label-free teacher for discovery: hindsight gradients of the frozen base model (ours).
+"""A label-free teacher for discovery: what a demonstrator reached is what it was after (ours).
 
-Where the base model does not yet know the goal, the gradient of what it later should have
-predicted, with respect to its own residual stream, points to the goal: "had I believed this, the
-next actions would have been likelier". Directions of single actions cancel over a few steps, the
-direction of the goal does not, and it is shared by all layouts. So the summed gradients
+The optimiser rarely finds codes that mean goals by itself: a code must already mean a goal before
+a controller gains from it. The frozen base model holds all that is needed to begin there:
 
-    G_t = sum_{u=t}^{t+w-1} d/de_u  sum_v log p(a_v | o_{1:v})
+1. *Events*. Mid-depth, the residual stream follows the task. Some states of the embedding go with
+   jumps of the mid-depth stream twice as large as all others: something was decided there.
+2. *Outcomes*. The embeddings at events fall into tight clusters, one per thing that can be reached.
+3. *Hindsight*. On every step the code in force is that of the next outcome to come.
+4. *Worth*. Where the base model knows by itself how to go on, a new code gains nothing: a change
+   from outcome i to outcome j is kept if it raises the log-likelihood of the actions up to the
+   next change by more than α log K, what naming one of K outcomes costs in the objective. What
+   is left are subgoals.
 
-fall into clusters. The cheapest sequence of clusters along each trajectory is the first teacher of
-a metacontroller's codes and switches. Its student has seen whole trajectories and averages over
-the teacher's mistakes, so the student's codes cluster better than the gradients did: in every
-further round they are the teacher. Neither labels nor rewards are used.
+A metacontroller that was taught these codes and switches is a student with a grasp of what codes
+are for; the plain objective (Eqs. 3 and 9) takes over from there. Neither labels nor rewards are
+used anywhere.
 """
 
 from __future__ import annotations
 
-import copy
+import math
 from dataclasses import dataclass
 
 import torch
@@ -23,6 +27,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from irl_ray.data.gridworld import Trajectories
+from irl_ray.errors import UserError
 from irl_ray.models.metacontroller import Metacontroller
 from irl_ray.models.sequence_model import SequenceModel
 
@@ -32,87 +37,173 @@ class TeacherConfig:
     """Settings of the warm start.
 
     Attributes:
-        steps: optimiser steps of each round; 0 leaves the warm start out (the paper's method).
-        rounds: the first is taught by gradients, the others by the student of the round before.
-        gradient_clusters: K of the first round; far more than subgoals, so that some are pure.
-        code_clusters: K of the later rounds.
-        window: w, steps over which gradients are summed.
-        gradient_switch_cost: what a change of cluster must gain in the first round, in units of the
-            mean gradient's length.
-        code_switch_cost: the same in the later rounds, in nats of a Gaussian mixture of codes.
-        trajectories: demonstrations behind the clusters.
+        steps: optimiser steps that are taught; 0 leaves the warm start out (the paper's method).
+        weigh_after: steps after which each kind of change is weighed, and kept or dropped.
+        states: clusters of embeddings, far more than outcomes.
+        max_outcomes: the number of outcomes is chosen from 2 to this, by silhouette.
+        hold: share of changes that are skipped while taught before weighing, so that the decoder
+            learns what a code does once its outcome has been reached.
+        trajectories: demonstrations behind clusters and weighing.
         code_noise: standard deviation of the noise on taught codes.
     """
 
     steps: int = 0
-    rounds: int = 3
-    gradient_clusters: int = 24
-    code_clusters: int = 6
-    window: int = 6
-    gradient_switch_cost: float = 0.5
-    code_switch_cost: float = 1.0
+    weigh_after: int = 500
+    states: int = 24
+    max_outcomes: int = 12
+    hold: float = 0.3
     trajectories: int = 2048
     code_noise: float = 0.3
 
 
-def hindsight_gradients(base: SequenceModel, layer: int, batch: Trajectories, window: int) -> Tensor:
-    """G_t of every step: [B, T, d]. The base model's own parameters receive no gradient."""
-    with torch.no_grad():
-        residual = base.lower(base.embed(batch.observation[:, :-1]), layer)
-    residual.requires_grad_(True)
-    with torch.enable_grad():
-        log_p = base.action_logits(base.upper(residual, layer)).log_softmax(-1)
-        taken = log_p.gather(-1, batch.action[..., None])[..., 0]
-        (gradient,) = torch.autograd.grad((taken * batch.mask).sum(), residual)
-    until = F.pad(gradient.cumsum(1), (0, 0, 1, 0))
-    steps = gradient.shape[1]
-    end = (torch.arange(steps, device=gradient.device) + window).clamp(max=steps)
-    return until[:, end] - until[:, :-1]
-
-
-def spherical_kmeans(
-    directions: Tensor, clusters: int, random: torch.Generator, sweeps: int = 60, restarts: int = 8
-) -> Tensor:
-    """Unit centroids [K, d] that maximise the summed cosine to unit directions [n, d]."""
-    best, best_gain = None, -torch.inf
-    for _ in range(restarts):
-        start = torch.randperm(len(directions), generator=random)[:clusters]
-        centroids = directions[start.to(directions.device)]
-        for _ in range(sweeps):
-            nearest = (directions @ centroids.T).argmax(1)
-            member = F.one_hot(nearest, clusters).to(directions.dtype)
-            sums = member.T @ directions
-            empty = member.sum(0) == 0
-            centroids = F.normalize(torch.where(empty[:, None], centroids, sums), dim=1)
-        gain = float((directions @ centroids.T).amax(1).sum())
-        if gain > best_gain:
-            best, best_gain = centroids, gain
-    return best
-
-
-def cheapest_path(score: Tensor, mask: Tensor, switch_cost: float) -> Tensor:
-    """The sequence of clusters with the highest score minus switching costs (Viterbi).
+class OutcomeTeacher:
+    """Names a code and its switches for every step of any trajectory.
 
     Args:
-        score: [B, T, K], gain of each cluster at each step.
-        mask: bool [B, T]; padding neither gains nor costs.
-        switch_cost: cost of any change.
+        config: its settings.
+        base: the frozen base model.
+        code_size: n_z.
+        alpha: α, the price of a nat in a code.
+        batch: demonstrations to cluster.
+        random: source of the clustering's starts and of the codes' places.
 
-    Returns:
-        int64 [B, T].
+    Raises:
+        UserError: if the base model marks no events.
     """
-    batch, steps, clusters = score.shape
-    stay = torch.arange(clusters, device=score.device).expand(batch, -1)
-    value, pointers = score[:, 0], []
-    for t in range(1, steps):
-        best, arg = value.max(1, keepdim=True)
-        keep = (value >= best - switch_cost) | ~mask[:, t, None]
-        pointers.append(torch.where(keep, stay, arg))
-        value = torch.where(keep, value, best - switch_cost) + score[:, t] * mask[:, t, None]
-    path = [value.argmax(1)]
-    for pointer in reversed(pointers):
-        path.append(pointer.gather(1, path[-1][:, None])[:, 0])
-    return torch.stack(path[::-1], 1)
+
+    def __init__(
+        self,
+        config: TeacherConfig,
+        base: SequenceModel,
+        code_size: int,
+        alpha: float,
+        batch: Trajectories,
+        random: torch.Generator,
+    ):
+        self.config, self.base, self.alpha = config, base, alpha
+        embedding, jump, real = self._perceive(batch)
+        points = embedding[real]
+        self.states = kmeans(points, config.states, random)
+        member = torch.cdist(points, self.states).argmin(1)
+        salience = torch.stack([jump[real][member == k].mean() for k in range(config.states)]).nan_to_num(0.0)
+        ordered = salience.clamp(min=1e-6).log().sort().values
+        widest = int(ordered.diff().argmax())
+        self.contrast = float((ordered[widest + 1] - ordered[widest]).exp())
+        self.eventful = salience.log() > (ordered[widest] + ordered[widest + 1]) / 2
+        events = points[self.eventful[member]]
+        if len(events) < 10 * config.max_outcomes:
+            raise UserError(
+                "discover: the base model's residual stream marks no events in the demonstrations; "
+                "train it longer (its action NLL should be close to floor/bayes), or set teacher.steps: 0"
+            )
+        self.outcomes = best_kmeans(events, config.max_outcomes, random)
+        self.codes = spread_codes(len(self.outcomes), code_size, random).to(events.device)
+        count = len(self.outcomes)
+        self.gain = torch.full((count, count), torch.nan, device=events.device)
+
+    @property
+    def worth(self) -> float:
+        """What a change must gain to be kept: α times the nats it takes to name an outcome."""
+        return self.alpha * math.log(len(self.codes))
+
+    @torch.no_grad()
+    def _perceive(self, batch: Trajectories) -> tuple[Tensor, Tensor, Tensor]:
+        """Embeddings [B, T+1, d], jumps at mid-depth [B, T+1] and which of them are real [B, T+1].
+
+        The first observation is left out: nothing has been done yet.
+        """
+        embedding = self.base.embed(batch.observation)
+        middle = self.base.lower(embedding, self.base.num_layers // 2)
+        jump = F.pad((middle[:, 1:] - middle[:, :-1]).norm(dim=-1), (1, 0))
+        return embedding, jump, F.pad(batch.mask, (1, 0))
+
+    @torch.no_grad()
+    def reached(self, batch: Trajectories) -> Tensor:
+        """The outcome that comes next after every step: int64 [B, T]; -1 if none comes."""
+        embedding, _, real = self._perceive(batch)
+        flat = embedding.flatten(0, 1)
+        event = self.eventful[torch.cdist(flat, self.states).argmin(1)].view(real.shape) & real
+        outcome = torch.cdist(flat, self.outcomes).argmin(1).view(real.shape)
+        steps = real.shape[1]
+        times = torch.arange(steps, device=flat.device).expand_as(real)
+        next_event = times.masked_fill(~event, steps).flip(1).cummin(1).values.flip(1)[:, 1:]
+        found = outcome.gather(1, next_event.clamp(max=steps - 1))
+        return found.masked_fill(next_event == steps, -1)
+
+    def segments(self, batch: Trajectories) -> tuple[Tensor, Tensor]:
+        """The outcome whose code is in force, int64 [B, T], and where a code is asked for, bool [B, T].
+
+        Changes that were weighed and found not worth a code are left out: the code before stays.
+        """
+        reached = self.reached(batch)
+        worth = ~(self.gain <= self.worth)  # not yet weighed counts as worth it
+        before, after = reached.roll(1, 1).clamp(min=0), reached.clamp(min=0)
+        switch = _changes(reached) & worth[before, after] & (reached >= 0)
+        return _hold(reached, switch), switch
+
+    def weigh(self, metacontroller: Metacontroller, batch: Trajectories) -> None:
+        """Measures the gain of each kind of change under the decoder as it is now, in nats.
+
+        Every change is skipped once, with the changes around it in place, and the log-likelihood
+        of the actions up to the next change is compared with that of the unskipped codes.
+        """
+        reached = self.reached(batch)
+        changes = _changes(reached) & batch.mask
+        number = changes.cumsum(1)
+        full = self._log_likelihood(metacontroller, batch, reached)
+        count = len(self.codes)
+        total, seen = full.new_zeros(count, count), full.new_zeros(count, count)
+        for parity in (0, 1):
+            skipped = changes & (number % 2 == parity)
+            held = _hold(reached, changes & ~skipped)
+            lost = (full - self._log_likelihood(metacontroller, batch, held)) * batch.mask
+            lost = lost * (number % 2 == parity) * (number > 0)
+            kind = reached.roll(1, 1).clamp(min=0) * count + reached.clamp(min=0)
+            start = torch.where(skipped, torch.arange(kind.shape[1], device=kind.device), 0).cummax(1).values
+            total.view(-1).index_add_(0, kind.gather(1, start).flatten(), lost.flatten())
+            seen.view(-1).index_add_(0, kind[skipped], full.new_ones(int(skipped.sum())))
+        self.gain = total / seen
+
+    @torch.no_grad()
+    def _log_likelihood(self, metacontroller: Metacontroller, batch: Trajectories, outcome: Tensor) -> Tensor:
+        """log p(a_t | o_{1:t}, codes of the given outcomes): [B, T]."""
+        residual = self.base.lower(self.base.embed(batch.observation[:, :-1]), metacontroller.layer)
+        controlled = metacontroller.control(residual, self.codes[outcome.clamp(min=0)])
+        log_p = self.base.action_logits(self.base.upper(controlled, metacontroller.layer)).log_softmax(-1)
+        return log_p.gather(-1, batch.action[..., None])[..., 0]
+
+    def skip(self, outcome: Tensor, random: torch.Generator) -> Tensor:
+        """`outcome` with a share `hold` of its changes skipped: int64 [B, T]."""
+        drawn = torch.rand(outcome.shape, generator=random, device=outcome.device)
+        return _hold(outcome, _changes(outcome) & (drawn >= self.config.hold))
+
+    def state(self) -> dict[str, Tensor]:
+        """The clusters, codes and gains, from which `from_state` makes the same teacher."""
+        names = ("states", "eventful", "outcomes", "codes", "gain")
+        return {name: getattr(self, name) for name in names} | {"contrast": torch.tensor(self.contrast)}
+
+    @classmethod
+    def from_state(
+        cls, config: TeacherConfig, base: SequenceModel, alpha: float, state: dict[str, Tensor]
+    ) -> OutcomeTeacher:
+        """The teacher that `state` was taken from."""
+        teacher = cls.__new__(cls)
+        teacher.config, teacher.base, teacher.alpha = config, base, alpha
+        for name, value in state.items():
+            setattr(teacher, name, float(value) if name == "contrast" else value)
+        return teacher
+
+
+def _changes(outcome: Tensor) -> Tensor:
+    """bool [B, T]: where the outcome differs from the step before; never at the first step."""
+    return F.pad(outcome[:, 1:] != outcome[:, :-1], (1, 0))
+
+
+def _hold(outcome: Tensor, taken: Tensor) -> Tensor:
+    """Each step's outcome as of the last change taken: outcome and taken [B, T]."""
+    times = torch.arange(outcome.shape[1], device=outcome.device)
+    last = torch.where(taken, times, 0).cummax(1).values
+    return outcome.gather(1, last)
 
 
 def spread_codes(count: int, size: int, random: torch.Generator, sweeps: int = 300) -> Tensor:
@@ -124,84 +215,8 @@ def spread_codes(count: int, size: int, random: torch.Generator, sweeps: int = 3
     return codes * size**0.5
 
 
-class GradientTeacher:
-    """Clusters hindsight gradients once, then names a code for every step of any trajectory.
-
-    Args:
-        config: its settings.
-        base: the frozen base model.
-        layer: l of the metacontroller.
-        code_size: n_z.
-        batch: demonstrations to cluster.
-        random: source of the clustering's starts and of the codes' places.
-    """
-
-    def __init__(
-        self,
-        config: TeacherConfig,
-        base: SequenceModel,
-        layer: int,
-        code_size: int,
-        batch: Trajectories,
-        random: torch.Generator,
-    ):
-        self.config, self.base, self.layer = config, base, layer
-        gradients = hindsight_gradients(base, layer, batch, config.window)[batch.mask]
-        length = gradients.norm(dim=1)
-        self.unit = float(length.mean())
-        # Where the model knew what was coming the gradient is small and says nothing.
-        telling = F.normalize(gradients[length > length.quantile(0.5)], dim=1)
-        self.centroids = spherical_kmeans(telling, config.gradient_clusters, random)
-        self.codes = spread_codes(config.gradient_clusters, code_size, random).to(gradients.device)
-
-    def clusters(self, batch: Trajectories) -> Tensor:
-        """The cluster in force at every step: int64 [B, T]."""
-        gradients = hindsight_gradients(self.base, self.layer, batch, self.config.window)
-        return cheapest_path(gradients @ self.centroids.T / self.unit, batch.mask, self.config.gradient_switch_cost)
-
-
-class StudentTeacher:
-    """Clusters the proposals of a trained metacontroller, as `GradientTeacher` does gradients.
-
-    Args:
-        config: its settings.
-        base: the frozen base model.
-        student: a metacontroller; a frozen copy of it is kept.
-        batch: demonstrations to cluster.
-        random: source of the clustering's starts.
-    """
-
-    def __init__(
-        self,
-        config: TeacherConfig,
-        base: SequenceModel,
-        student: Metacontroller,
-        batch: Trajectories,
-        random: torch.Generator,
-    ):
-        self.config, self.base = config, base
-        self.student = copy.deepcopy(student).requires_grad_(False)
-        proposals = self._proposals(batch)[batch.mask]
-        self.centroids = kmeans(proposals, config.code_clusters, random)
-        self.variance = float(torch.cdist(proposals, self.centroids).amin(1).square().mean())
-        # Back to the prior's typical norm: averaging over the teacher's mistakes has shrunk them.
-        self.codes = F.normalize(self.centroids - self.centroids.mean(0), dim=1) * proposals.shape[1] ** 0.5
-
-    @torch.no_grad()
-    def _proposals(self, batch: Trajectories) -> Tensor:
-        residual = self.base.lower(self.base.embed(batch.observation[:, :-1]), self.student.layer)
-        summary = self.student.summarise(residual, batch.mask)
-        return self.student.encode(residual, self.student.memory(residual), summary).mean
-
-    def clusters(self, batch: Trajectories) -> Tensor:
-        """The cluster in force at every step: int64 [B, T]."""
-        distance = torch.cdist(self._proposals(batch).flatten(0, 1), self.centroids).square()
-        score = -distance.view(*batch.mask.shape, -1) / (2 * self.variance)
-        return cheapest_path(score, batch.mask, self.config.code_switch_cost)
-
-
-def kmeans(points: Tensor, clusters: int, random: torch.Generator, sweeps: int = 50, restarts: int = 8) -> Tensor:
-    """Centroids [K, z] with the least mean squared distance to points [n, z] over some restarts."""
+def kmeans(points: Tensor, clusters: int, random: torch.Generator, sweeps: int = 50, restarts: int = 6) -> Tensor:
+    """Centroids [K, d] with the least mean squared distance to points [n, d] over some restarts."""
     best, best_cost = None, torch.inf
     points = points[:: max(1, len(points) // 8000)]
     for _ in range(restarts):
@@ -214,4 +229,16 @@ def kmeans(points: Tensor, clusters: int, random: torch.Generator, sweeps: int =
         cost = float(torch.cdist(points, centroids).amin(1).square().mean())
         if cost < best_cost:
             best, best_cost = centroids, cost
+    return best
+
+
+def best_kmeans(points: Tensor, most: int, random: torch.Generator) -> Tensor:
+    """k-means with the number of clusters, 2 to `most`, of the best mean (simplified) silhouette."""
+    best, best_silhouette = None, -torch.inf
+    for clusters in range(2, most + 1):
+        centroids = kmeans(points, clusters, random)
+        nearest = torch.cdist(points, centroids).topk(2, largest=False).values
+        silhouette = float((1 - nearest[:, 0] / nearest[:, 1]).mean())
+        if silhouette > best_silhouette:
+            best, best_silhouette = centroids, silhouette
     return best
