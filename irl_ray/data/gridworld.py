@@ -16,7 +16,6 @@ from torch import Tensor
 
 from irl_ray.envs import pinpad
 from irl_ray.envs.pinpad import PinpadSpec
-from irl_ray.errors import UserError
 from irl_ray.seeding import torch_seed
 
 POOL = 8
@@ -71,21 +70,17 @@ class Trajectories:
 class GridworldExpert:
     """Samples trajectories of the shortest-path expert on fresh layouts.
 
-    Where several actions are optimal the expert draws one of them uniformly (C.4.4), or takes the
-    first of up, right, down, left: its mode, as the mean action is that of a Gaussian expert. With
-    probability `noise` it takes a random action that does not end the episode instead.
+    The expert takes each optimal action with equal probability; with probability `noise` it
+    takes a random action that does not end the episode instead (C.4.4).
 
     Args:
         spec: the world and its tasks.
         noise: ε of the expert, in [0, 1].
-        ties: "uniform" or "first".
         device: where the arrays live.
     """
 
-    def __init__(self, spec: PinpadSpec, noise: float = 0.0, ties: str = "uniform", device: str | torch.device = "cpu"):
-        if ties not in ("uniform", "first"):
-            raise UserError(f"ties: expected 'uniform' or 'first', got {ties!r}")
-        self.spec, self.noise, self.ties, self.device = spec, noise, ties, torch.device(device)
+    def __init__(self, spec: PinpadSpec, noise: float = 0.0, device: str | torch.device = "cpu"):
+        self.spec, self.noise, self.device = spec, noise, torch.device(device)
         self.table = torch.as_tensor(pinpad.next_cells(spec.grid_size), device=self.device)
         legs = max(len(task) for task in spec.tasks)
         padded = [task + (task[-1],) * (legs - len(task)) for task in spec.tasks]
@@ -168,14 +163,11 @@ class GridworldExpert:
                 yield pool.select(rows)
             skip = 0
 
-    def _optimal(self, after: Tensor) -> Tensor:
-        """bool [..., A]: the actions the expert may take, given the distance after each of them."""
-        optimal = after == after.amin(-1, keepdim=True)
-        return optimal if self.ties == "uniform" else optimal & (optimal.cumsum(-1) == 1)
-
-    def _choose(self, after: Tensor, uniform) -> Tensor:
-        """One of the actions the expert may take. after: [B, 4] -> [B]."""
-        return torch.where(self._optimal(after), uniform(*after.shape), -1.0).argmax(1)
+    @staticmethod
+    def _choose(after: Tensor, uniform) -> Tensor:
+        """Uniformly one of the actions whose successor is nearest. after: [B, 4] -> [B]."""
+        optimal = after == after.amin(1, keepdim=True)
+        return torch.where(optimal, uniform(*after.shape), -1.0).argmax(1)
 
     def action_probabilities(self, batch: Trajectories) -> Tensor:
         """π(a | o, target colour) of the noiseless expert: float32 [B, T, O, A]."""
@@ -185,5 +177,5 @@ class GridworldExpert:
         after = batch.distances[
             self.table[position][:, :, None, :], colours[:, None], rows[:, None, None, None]
         ]  # [B, T, O, A]
-        optimal = self._optimal(after).float()
+        optimal = (after == after.amin(-1, keepdim=True)).float()
         return optimal / optimal.sum(-1, keepdim=True)

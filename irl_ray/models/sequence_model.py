@@ -98,6 +98,7 @@ class SequenceModel(nn.Module):
         self.norm = nn.RMSNorm(config.width)
         self.action_head = nn.Linear(config.width, NUM_ACTIONS)
         self.agent_head = nn.Linear(config.width, cells)
+        self.static_head = nn.Linear(config.width, (num_entities - 1) * cells)
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.normal_(module.weight, std=(config.init_scale / module.in_features) ** 0.5)
@@ -142,6 +143,10 @@ class SequenceModel(nn.Module):
     def agent_logits(self, hidden: Tensor) -> Tensor:
         """Normalised e_L [..., d] -> logits of the agent's next cell [..., C]."""
         return self.agent_head(hidden)
+
+    def static_logits(self, hidden: Tensor) -> Tensor:
+        """Normalised e_L [..., d] -> logits of the cell of every colour and wall [..., E-1, C]."""
+        return self.static_head(hidden).unflatten(-1, (self.num_entities - 1, -1))
 
     def forward(self, observation: Tensor) -> Tensor:
         """Observation int64 [B, T, E] -> action logits [B, T, A]."""

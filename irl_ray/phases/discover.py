@@ -42,8 +42,6 @@ class DiscoverConfig:
         steps: optimiser steps.
         batch_size: trajectories per step, always fresh.
         length_groups: as in pretraining.
-        ties: how the clean expert breaks ties between optimal actions, "uniform" or "first" (its
-            mode; the ant's clean expert takes its mode, too).
         switch_threshold: beta at or above it is a switch in the gates; what internal RL will use.
         post_task: task of unseen transitions on which class-mean codes are injected.
         gate_episodes: trajectories and episodes behind each gate.
@@ -62,7 +60,6 @@ class DiscoverConfig:
     steps: int = 64_000
     batch_size: int = 512
     length_groups: int = 4
-    ties: str = "uniform"
     switch_threshold: float = 0.5
     post_task: str = "post_three_pairs"
     gate_episodes: int = 1024
@@ -87,7 +84,6 @@ PRESETS = {
         "optimizer": {"learning_rate": 5e-3, "schedule": "cosine"},
         "metacontroller": {"layer": 0, "rank": None, "controller_scale": 1.0},
         "teacher": {"steps": 1600},
-        "ties": "first",
         "steps": 2400,
         "batch_size": 64,
         "post_task": POST_TRAINING_TASKS["small"],
@@ -118,7 +114,7 @@ class Discover(Phase):
             meta = Metacontroller(config.metacontroller, base.width, base.num_layers)
         self.agent.metacontroller, self.agent.policy = meta.to(config.device), None
         super().__init__(config, meta)
-        self.expert = GridworldExpert(self.agent.world, ties=config.ties, device=config.device)
+        self.expert = GridworldExpert(self.agent.world, device=config.device)
         self.teacher: OutcomeTeacher | None = None
         self._noise = torch.Generator(device=config.device)
         self._batches: Iterator[Trajectories] | None = None
@@ -236,7 +232,7 @@ class Discover(Phase):
         """Alignment, meaning of the codes, and what class-mean codes can do."""
         config, agent = self.config, self.agent
         agent.base.cpu(), agent.metacontroller.cpu().eval()
-        expert = GridworldExpert(agent.world, ties=config.ties)
+        expert = GridworldExpert(agent.world)
         random = torch.Generator().manual_seed(torch_seed(config.seed, "discover", "gates"))
         batch = expert.sample(config.gate_episodes, random)
         result = metacontroller_gates(agent, batch, config.switch_threshold)

@@ -1,8 +1,8 @@
 """Phase 1: imitate unlabelled expert trajectories (section 3; Eq. 5, Tables A4, A5).
 
-Loss: sum_t -log p(a_t | o_{1:t}) - λ log p(o_{t+1} | o_{1:t}), averaged over steps. The paper does
-not give the form of the observation term; here it is the log-likelihood of the agent's next cell,
-the only entity that moves.
+Loss: sum_t -log p(a_t | o_{1:t}) - λ log p(o_{t+1} | o_{1:t}), averaged over steps. The observation
+term is the log-likelihood of the agent's next cell (weight λ) and, as an option, of the cells of
+all static entities (weight `static_weight`); the paper does not give its form.
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ from irl_ray.models.weights import Artefact, new_base
 from irl_ray.phases.training import OptimizerConfig, Phase
 from irl_ray.seeding import torch_seed
 
+STATIC_EVERY = 4  # static entities do not move: their loss is taken on every fourth step
+
 
 @dataclass
 class PretrainConfig:
@@ -38,6 +40,7 @@ class PretrainConfig:
         batch_size: trajectories per step, always fresh.
         noise: ε of the expert.
         observation_weight: λ of Eq. 5, on the agent's next cell.
+        static_weight: weight of the cells of colours and walls (mean over entities; ours).
         length_groups: a batch is cut into this many groups of similar length, to save padding;
             the gradient is the same.
         post_task: task on which ground-truth controllers are tried.
@@ -56,6 +59,7 @@ class PretrainConfig:
     batch_size: int = 128
     noise: float = 0.0
     observation_weight: float = 0.1
+    static_weight: float = 0.05
     length_groups: int = 4
     post_task: str = "post_three_pairs"
     control_steps: int = 1500
@@ -70,9 +74,7 @@ PRESETS = {
     "tiny": {
         "world": GRIDWORLDS["tiny"],
         "model": {"width": 32, "layers": 2, "heads": 2, "mlp": 64},
-        "optimizer": {
-            "learning_rate": 4e-3, "muon_learning_rate": 2e-2, "schedule": "cosine", "warmup_steps": 20,
-        },
+        "optimizer": {"learning_rate": 4e-3, "schedule": "cosine", "warmup_steps": 20},
         "steps": 60,
         "batch_size": 32,
         "post_task": POST_TRAINING_TASKS["tiny"],
@@ -82,10 +84,7 @@ PRESETS = {
     },
     "small": {
         "world": GRIDWORLDS["small"],
-        "optimizer": {
-            "learning_rate": 4e-3, "muon_learning_rate": 2e-2, "schedule": "cosine", "warmup_steps": 200,
-        },
-        "steps": 10_000,
+        "optimizer": {"learning_rate": 4e-3, "schedule": "cosine", "warmup_steps": 200},
         "post_task": POST_TRAINING_TASKS["small"],
         "control_layers": [0, 1, 2],
     },
@@ -99,6 +98,7 @@ PRESETS = {
         "steps": 256_000,
         "batch_size": 1024,
         "observation_weight": 0.01,
+        "static_weight": 0.0,
         "post_task": POST_TRAINING_TASKS["paper"],
         "control_steps": 3200,
         "control_layers": [0, 1, 2, 3, 4, 5, 6],
@@ -120,9 +120,8 @@ class Pretrain(Phase):
         with torch.random.fork_rng():
             torch.manual_seed(torch_seed(config.seed, "pretrain", "weights"))
             self.base = new_base(config.model, config.world).to(config.device)
-        matrices = [m.weight for m in self.base.blocks.modules() if isinstance(m, torch.nn.Linear)]
-        super().__init__(config, self.base, muon=matrices)
-        self.expert = GridworldExpert(config.world, config.noise, device=config.device)
+        super().__init__(config, self.base)
+        self.expert = GridworldExpert(config.world, config.noise, config.device)
         self._batches: Iterator[Trajectories] | None = None
 
     def accumulate_gradients(self) -> dict[str, float]:
@@ -132,13 +131,15 @@ class Pretrain(Phase):
             )
         batch = next(self._batches)
         total = batch.mask.sum()
-        sums = torch.zeros(2, device=total.device)
+        sums = torch.zeros(3, device=total.device)
         for part in batch.split_by_length(self.config.length_groups):
-            action, agent = pretraining_losses(self.base, part)
-            ((action + self.config.observation_weight * agent) / total).backward()
-            sums += torch.stack([action, agent]).detach() / total
-        action, agent = sums.tolist()
-        return {"action_nll": action, "observation_nll": agent}
+            losses = pretraining_losses(self.base, part)
+            action, agent, static = losses
+            weights = self.config.observation_weight, self.config.static_weight
+            ((action + weights[0] * agent + weights[1] * static) / total).backward()
+            sums += torch.stack(losses).detach() / total
+        action, agent, static = sums.tolist()
+        return {"action_nll": action, "observation_nll": agent, "static_nll": static}
 
     def load_state(self, state: dict) -> None:
         super().load_state(state)
@@ -152,7 +153,7 @@ class Pretrain(Phase):
         random = torch.Generator().manual_seed(torch_seed(config.seed, "pretrain", "gates"))
         batch = expert.sample(config.gate_episodes, random)
         result = {f"floor/{name}": value for name, value in action_floors(expert, batch).items()}
-        action, _ = pretraining_losses(base, batch)
+        action, _, _ = pretraining_losses(base, batch)
         result["eval/action_nll"] = float(action / batch.mask.sum())
         result |= subgoal_probe(base, batch)
         if config.control_steps:
@@ -170,11 +171,15 @@ class Pretrain(Phase):
         return Artefact(self.config.world, self.base)
 
 
-def pretraining_losses(base: SequenceModel, batch: Trajectories) -> tuple[torch.Tensor, torch.Tensor]:
-    """Sums over steps, in nats: -log p(a_t), -log p(agent's next cell)."""
-    mask = batch.mask
-    hidden = base.norm(base.upper(base.embed(batch.observation[:, :-1]), 0))
+def pretraining_losses(base: SequenceModel, batch: Trajectories) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Sums over steps, in nats: -log p(a_t), -log p(agent's next cell), -log p(static cells)."""
+    observation, mask = batch.observation[:, :-1], batch.mask
+    hidden = base.norm(base.upper(base.embed(observation), 0))
     action = F.cross_entropy(base.action_head(hidden)[mask], batch.action[mask], reduction="sum")
     agent_logits = base.agent_logits(hidden)
     agent = F.cross_entropy(agent_logits[mask], batch.observation[:, 1:, -1][mask], reduction="sum")
-    return action, agent
+    some = mask[:, ::STATIC_EVERY]
+    static_logits = base.static_logits(hidden[:, ::STATIC_EVERY][some])
+    cells = observation[:, ::STATIC_EVERY, :-1][some]
+    static = F.cross_entropy(static_logits.flatten(0, 1), cells.flatten(), reduction="sum")
+    return action, agent, static * (STATIC_EVERY / max(1, cells.shape[1]))

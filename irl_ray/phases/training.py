@@ -22,12 +22,10 @@ from irl_ray.models.weights import Artefact
 
 @dataclass
 class OptimizerConfig:
-    """Optimisers and their learning-rate schedule.
+    """AdamW and its learning-rate schedule.
 
     Attributes:
-        learning_rate: peak learning rate of AdamW.
-        muon_learning_rate: peak learning rate of Muon on the matrices of the residual blocks, in
-            AdamW's units; 0 leaves them to AdamW (the paper's).
+        learning_rate: peak learning rate.
         weight_decay: decoupled weight decay.
         schedule: "cosine" to zero over the run, or "constant" (the paper's).
         warmup_steps: linear warm-up.
@@ -35,7 +33,6 @@ class OptimizerConfig:
     """
 
     learning_rate: float = 3e-4
-    muon_learning_rate: float = 0.0
     weight_decay: float = 0.03
     schedule: str = "constant"
     warmup_steps: int = 0
@@ -46,30 +43,11 @@ class OptimizerConfig:
             raise UserError(f"schedule: expected 'cosine' or 'constant', got {self.schedule!r}")
 
     def rate(self, step: int, steps: int) -> float:
-        """Learning rate of optimiser step `step` out of `steps`, as a share of its peak."""
+        """Learning rate of optimiser step `step` out of `steps`."""
         warm = min(1.0, (step + 1) / max(1, self.warmup_steps))
         if self.schedule == "constant":
-            return warm
-        return warm * 0.5 * (1 + math.cos(math.pi * min(1.0, step / steps)))
-
-    def optimizers(self, trained: nn.Module, muon: list[nn.Parameter] | None = None) -> list[torch.optim.Optimizer]:
-        """AdamW on what is trained, and Muon on the given matrices where its rate is set."""
-        muon = muon if muon and self.muon_learning_rate else []
-        taken = {id(parameter) for parameter in muon}
-        rest = [p for p in trained.parameters() if p.requires_grad and id(p) not in taken]
-        result: list[torch.optim.Optimizer] = [
-            torch.optim.AdamW(rest, lr=self.learning_rate, weight_decay=self.weight_decay, betas=(0.9, 0.999))
-        ]
-        if muon:
-            result.append(
-                torch.optim.Muon(
-                    muon,
-                    lr=self.muon_learning_rate,
-                    weight_decay=self.weight_decay,
-                    adjust_lr_fn="match_rms_adamw",
-                )
-            )
-        return result
+            return self.learning_rate * warm
+        return self.learning_rate * warm * 0.5 * (1 + math.cos(math.pi * min(1.0, step / steps)))
 
 
 class Phase(ABC):
@@ -80,12 +58,16 @@ class Phase(ABC):
 
     name: str
 
-    def __init__(self, config: Any, trained: nn.Module, muon: list[nn.Parameter] | None = None):
+    def __init__(self, config: Any, trained: nn.Module):
         self.config = config
         self.step_number = 0
         self.trained = trained
-        self.optimizers = config.optimizer.optimizers(trained, muon)
-        self._peak_rates = [group["lr"] for optimizer in self.optimizers for group in optimizer.param_groups]
+        self.optimizer = torch.optim.AdamW(
+            [p for p in trained.parameters() if p.requires_grad],
+            lr=config.optimizer.learning_rate,
+            weight_decay=config.optimizer.weight_decay,
+            betas=(0.9, 0.999),
+        )
         self.metrics: dict[str, float] = {}
 
     @property
@@ -99,15 +81,13 @@ class Phase(ABC):
         started = time.perf_counter()
         for _ in range(count):
             rate = self.config.optimizer.rate(self.step_number, self.config.steps)
-            groups = [group for optimizer in self.optimizers for group in optimizer.param_groups]
-            for group, peak in zip(groups, self._peak_rates):
-                group["lr"] = peak * rate
-            self.trained.zero_grad()
+            for group in self.optimizer.param_groups:
+                group["lr"] = rate
+            self.optimizer.zero_grad()
             for name, value in self.accumulate_gradients().items():
                 sums[name] += value / count
             nn.utils.clip_grad_norm_(self.trained.parameters(), self.config.optimizer.max_grad_norm)
-            for optimizer in self.optimizers:
-                optimizer.step()
+            self.optimizer.step()
             self.step_number += 1
         elapsed = time.perf_counter() - started
         self.metrics = {
@@ -147,12 +127,11 @@ class Phase(ABC):
         return {
             "step": self.step_number,
             "trained": self.trained.state_dict(),
-            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
+            "optimizer": self.optimizer.state_dict(),
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Continues where `state` was taken; data and noise follow from the step number."""
         self.step_number = state["step"]
         self.trained.load_state_dict(state["trained"])
-        for optimizer, saved in zip(self.optimizers, state["optimizers"]):
-            optimizer.load_state_dict(saved)
+        self.optimizer.load_state_dict(state["optimizer"])
