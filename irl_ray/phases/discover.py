@@ -81,9 +81,10 @@ PRESETS = {
         "post_task": POST_TRAINING_TASKS["tiny"],
     },
     "small": {
-        "optimizer": {"learning_rate": 5e-3, "schedule": "cosine"},
-        "metacontroller": {"layer": 0, "rank": None, "controller_scale": 1.0},
-        "teacher": {"steps": 1600},
+        "optimizer": {"learning_rate": 1e-2, "schedule": "cosine"},
+        "metacontroller": {"layer": 0, "rank": None, "controller_scale": 1.0, "switch": "gumbel"},
+        "teacher": {"steps": 2000},
+        "alpha": 0.1,
         "steps": 2400,
         "batch_size": 64,
         "post_task": POST_TRAINING_TASKS["small"],

@@ -216,12 +216,17 @@ def spread_codes(count: int, size: int, random: torch.Generator, sweeps: int = 3
 
 
 def kmeans(points: Tensor, clusters: int, random: torch.Generator, sweeps: int = 50, restarts: int = 6) -> Tensor:
-    """Centroids [K, d] with the least mean squared distance to points [n, d] over some restarts."""
+    """Centroids [K, d] with the least mean squared distance to points [n, d] over some restarts.
+
+    Starts are those of k-means++: each further centroid is a point drawn by its squared distance.
+    """
     best, best_cost = None, torch.inf
     points = points[:: max(1, len(points) // 8000)]
     for _ in range(restarts):
-        start = torch.randperm(len(points), generator=random)[:clusters]
-        centroids = points[start.to(points.device)]
+        centroids = points[torch.randint(len(points), (1,), generator=random)]
+        while len(centroids) < clusters:
+            far = torch.cdist(points, centroids).amin(1).square().cpu() + 1e-12
+            centroids = torch.cat([centroids, points[torch.multinomial(far, 1, generator=random)]])
         for _ in range(sweeps):
             member = F.one_hot(torch.cdist(points, centroids).argmin(1), clusters).to(points.dtype)
             count = member.sum(0)[:, None]
