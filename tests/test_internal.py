@@ -144,3 +144,11 @@ def test_agent_acts_without_ray(tiny_weights):
         "assert 'ray' not in sys.modules, 'ray was imported'"
     )
     subprocess.run([sys.executable, "-c", code, str(tiny_weights)], check=True)
+
+
+def test_a_low_action_temperature_takes_the_most_likely_action():
+    logits = torch.tensor([[0.0, 1.0, 0.9, -1.0]]).expand(200, -1)
+    uniforms = torch.rand(200, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    assert set(sample_actions(logits, uniforms, 0.01).tolist()) == {1}
+    shares = sample_actions(logits, uniforms).bincount(minlength=4) / 200
+    torch.testing.assert_close(shares, logits[0].softmax(-1), atol=0.08, rtol=0)

@@ -174,3 +174,5 @@ def test_bad_configurations_are_refused(tiny_weights):
         internal(tiny_weights).training(train_batch_episodes=1).validate()
     with pytest.raises(UserError, match="switch_threshold"):
         internal(tiny_weights).internal(switch_threshold=0.0).validate()
+    with pytest.raises(UserError, match="action_temperature"):
+        internal(tiny_weights).internal(action_temperature=0.0).validate()

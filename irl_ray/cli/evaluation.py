@@ -35,7 +35,10 @@ def evaluate(options: argparse.Namespace) -> int:
         policy = None if options.prior else agent.policy
         explore = not options.greedy or policy is None
         threshold = options.switch_threshold or agent.switch_threshold
-        episodes = sample_code_episodes(agent, policy, world, seeds, threshold=threshold, explore=explore)
+        temperature = options.action_temperature or agent.action_temperature
+        episodes = sample_code_episodes(
+            agent, policy, world, seeds, threshold=threshold, action_temperature=temperature, explore=explore
+        )
         acting = "policy over codes" if policy else "prior over codes, z ~ N(0, I)"
     success = np.array([episode.success for episode in episodes])
     result = {

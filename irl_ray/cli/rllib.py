@@ -44,6 +44,7 @@ def parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--env-config", type=_json, default=None, help="world settings, such as the tasks")
     evaluate.add_argument("--prior", action="store_true", help="draw codes from N(0, I) instead of the policy")
     evaluate.add_argument("--switch-threshold", type=float, help="in place of the policy's own")
+    evaluate.add_argument("--action-temperature", type=float, help="in place of the policy's own")
     evaluate.add_argument("--greedy", action="store_true", help="take the policy's mean code")
     evaluate.add_argument("--seed", type=int, default=0)
     evaluate.add_argument("--render", metavar="OUT", help="write one episode as an animated GIF")

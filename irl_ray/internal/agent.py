@@ -73,7 +73,7 @@ class Agent:
             controlled = meta.control(residual, self._meta["code"])
             top = base.upper_step(controlled, self._base, meta.layer)
         uniform = torch.rand(1, generator=self._random)
-        return int(sample_actions(base.action_logits(top), uniform))
+        return int(sample_actions(base.action_logits(top), uniform, self.artefact.action_temperature))
 
     def _cells(self, observation: np.ndarray) -> torch.Tensor:
         world = self.artefact.world

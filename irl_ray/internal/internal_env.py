@@ -59,6 +59,7 @@ class InternalVectorEnv(gym.vector.VectorEnv):
         agent: base model and metacontroller.
         num_envs: N.
         threshold: beta at or above it is a switch (0.5 in the paper).
+        action_temperature: at which the base model's actions are drawn (1 in the paper).
         autoreset: "next_step" or "disabled", as for `GridPinpadVectorEnv`.
         **world: the raw environment's settings.
     """
@@ -69,12 +70,14 @@ class InternalVectorEnv(gym.vector.VectorEnv):
         num_envs: int,
         *,
         threshold: float = 0.5,
+        action_temperature: float = 1.0,
         autoreset: str = "next_step",
         **world: Any,
     ):
         if agent.metacontroller is None:
             raise UserError("the internal environment needs a metacontroller; run discovery first")
         self.base, self.meta, self.threshold = agent.base, agent.metacontroller, threshold
+        self.action_temperature = action_temperature
         self.raw = GridPinpadVectorEnv(num_envs, observation="cells", autoreset="disabled", **world)
         check_world(agent, self.raw)
         self._autoreset = autoreset == "next_step"
@@ -157,7 +160,7 @@ class InternalVectorEnv(gym.vector.VectorEnv):
             self._write(index, state)
         uniforms = torch.from_numpy(self._uniforms[chosen, self.raw.elapsed[chosen]])
         actions = np.zeros(self.num_envs, np.int64)
-        actions[chosen] = sample_actions(logits, uniforms).numpy()
+        actions[chosen] = sample_actions(logits, uniforms, self.action_temperature).numpy()
         still = None if everyone else ~_mask(chosen, self.num_envs)
         _, reward, terminated, truncated, info = self.raw.step(actions, still)
         beta = self._perceive(None if everyone else index)

@@ -30,9 +30,9 @@ class RolloutSummary:
         return float(self.success.mean())
 
 
-def sample_actions(logits: Tensor, uniforms: Tensor) -> Tensor:
+def sample_actions(logits: Tensor, uniforms: Tensor, temperature: float = 1.0) -> Tensor:
     """Categorical samples by inversion: logits [N, A], uniforms [N] in [0, 1) -> int64 [N]."""
-    cumulative = logits.softmax(-1).cumsum(-1)
+    cumulative = (logits / temperature).softmax(-1).cumsum(-1)
     return (uniforms[:, None] >= cumulative[:, :-1]).sum(-1)
 
 

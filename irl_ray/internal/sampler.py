@@ -93,6 +93,7 @@ def sample_code_episodes(
     seeds: Sequence[int],
     *,
     threshold: float | None = None,
+    action_temperature: float | None = None,
     explore: bool = True,
 ) -> list[Episode]:
     """One episode of internal RL per seed, in the order of `seeds`.
@@ -103,12 +104,17 @@ def sample_code_episodes(
         world: settings of the raw environment.
         seeds: one per episode.
         threshold: of the switch; None for the policy's own, 0.5 without a policy.
+        action_temperature: of the base model's actions; None for the policy's own, 1 without one.
         explore: sample codes; else take the policy's mean.
     """
     count = len(seeds)
     if threshold is None:
         threshold = policy.config.switch_threshold if policy else 0.5
-    env = InternalVectorEnv(agent, count, threshold=threshold, autoreset="disabled", **world)
+    if action_temperature is None:
+        action_temperature = policy.config.action_temperature if policy else 1.0
+    env = InternalVectorEnv(
+        agent, count, threshold=threshold, action_temperature=action_temperature, autoreset="disabled", **world
+    )
     env.reset(seed=list(seeds))
     horizon, code_size = env.raw.world.horizon, agent.metacontroller.config.code_size
     noise = torch.from_numpy(

@@ -22,6 +22,7 @@ class CodePolicyConfig:
         log_std: initial log standard deviation; 0 is the prior's.
         learn_std: whether the standard deviation is trained.
         switch_threshold: beta at or above it is a switch, in the environment the policy was trained in.
+        action_temperature: at which the base model's actions were drawn there.
     """
 
     observation_size: int = 64
@@ -30,6 +31,7 @@ class CodePolicyConfig:
     log_std: float = 0.0
     learn_std: bool = True
     switch_threshold: float = 0.5
+    action_temperature: float = 1.0
 
 
 class CodePolicy(nn.Module):

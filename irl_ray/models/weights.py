@@ -57,6 +57,11 @@ class Artefact:
         return self.policy.config.switch_threshold if self.policy else 0.5
 
     @property
+    def action_temperature(self) -> float:
+        """At which the base model's actions are drawn; the policy's own where there is one."""
+        return self.policy.config.action_temperature if self.policy else 1.0
+
+    @property
     def parts(self) -> dict[str, nn.Module]:
         named = {"base": self.base, "metacontroller": self.metacontroller, "policy": self.policy}
         return {name: module for name, module in named.items() if module is not None}

@@ -180,6 +180,7 @@ class InternalRLConfig(EpisodePolicyGradientConfig):
         self.lr = 3e-3
         self.metacontroller = "gridworld"
         self.switch_threshold = 0.5
+        self.action_temperature = 1.0
         self.policy = {}
 
     @property
@@ -191,6 +192,7 @@ class InternalRLConfig(EpisodePolicyGradientConfig):
         *,
         metacontroller: str = NotProvided,
         switch_threshold: float = NotProvided,
+        action_temperature: float = NotProvided,
         policy: dict[str, Any] = NotProvided,
     ) -> InternalRLConfig:
         """What the internal environment is made of.
@@ -198,9 +200,15 @@ class InternalRLConfig(EpisodePolicyGradientConfig):
         Args:
             metacontroller: released name or folder of base model and metacontroller.
             switch_threshold: beta at or above it asks for a new code (0.5 in the paper).
+            action_temperature: at which the frozen base model's actions are drawn (1 in the paper).
             policy: keys of `irl_ray.models.code_policy.CodePolicyConfig`.
         """
-        given = {"metacontroller": metacontroller, "switch_threshold": switch_threshold, "policy": policy}
+        given = {
+            "metacontroller": metacontroller,
+            "switch_threshold": switch_threshold,
+            "action_temperature": action_temperature,
+            "policy": policy,
+        }
         for name, value in given.items():
             if value is not NotProvided:
                 setattr(self, name, value)
@@ -210,10 +218,16 @@ class InternalRLConfig(EpisodePolicyGradientConfig):
         super().validate()
         if not 0 < self.switch_threshold <= 1:
             raise UserError(f"config.switch_threshold: expected in (0, 1], got {self.switch_threshold}")
+        if not self.action_temperature > 0:
+            raise UserError(f"config.action_temperature: expected above 0, got {self.action_temperature}")
         self.env_runner_cls = InternalRunner
 
     def get_default_rl_module_spec(self) -> RLModuleSpec:
-        policy = {**self.policy, "switch_threshold": float(self.switch_threshold)}
+        policy = {
+            **self.policy,
+            "switch_threshold": float(self.switch_threshold),
+            "action_temperature": float(self.action_temperature),
+        }
         return RLModuleSpec(module_class=CodePolicyModule, model_config={"policy": policy})
 
 

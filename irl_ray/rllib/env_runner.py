@@ -105,6 +105,7 @@ class InternalRunner(EpisodeRunner):
             self.config.env_config,
             seeds,
             threshold=self.config.switch_threshold,
+            action_temperature=self.config.action_temperature,
             explore=explore,
         )
 
