@@ -28,6 +28,13 @@ def parser() -> argparse.ArgumentParser:
     curve = commands.add_parser("curve", help="success over episodes: median and quartiles over seeds")
     curve.add_argument("results", nargs="+", metavar="LABEL=FOLDER", help="results of `rllib train`")
     curve.add_argument("--out", required=True, help=".png or .svg; a .csv is written beside it")
+    lessons = commands.add_parser("lessons", help="how fast a decoder learns to use each kind of code")
+    lessons.add_argument("base", help="artefact folder or released name")
+    lessons.add_argument("found", nargs="*", metavar="LABEL=FOLDER", help="metacontrollers whose codes are compared")
+    lessons.add_argument("--out", required=True, help=".png or .svg; a .csv is written beside it")
+    lessons.add_argument("--layer", type=int, default=0, help="layer at which the decoder acts (default: 0)")
+    lessons.add_argument("--steps", type=int, default=800, help="optimiser steps (default: 800)")
+    lessons.add_argument("--seed", type=int, default=0)
     return top
 
 
@@ -35,7 +42,8 @@ def main(arguments: list[str] | None = None) -> int:
     """Entry point of the console script; returns the exit code."""
     options = parser().parse_args(arguments)
     try:
-        return {"phase": run_phase, "card": print_card, "curve": draw_curve}[options.command](options)
+        commands = {"phase": run_phase, "card": print_card, "curve": draw_curve, "lessons": draw_lessons}
+        return commands[options.command](options)
     except UserError as error:
         print(f"irl-ray: {error}", file=sys.stderr)
         return 2
@@ -84,13 +92,41 @@ def draw_curve(options: argparse.Namespace) -> int:
     from irl_ray.analysis.curves import draw, read_runs
 
     groups = {}
-    for item in options.results:
-        label, _, folder = item.partition("=")
-        if not folder:
-            raise UserError(f"{item!r}: expected LABEL=FOLDER, such as internal=results/gridworld_internal_x")
+    for label, folder in map(labelled, options.results):
         groups[label] = groups.get(label, []) + read_runs(Path(folder))
     print(draw(groups, Path(options.out)), end="")
     return 0
+
+
+def draw_lessons(options: argparse.Namespace) -> int:
+    """`irl-ray lessons gridworld plain=results/a taught=gridworld --out lessons.png`."""
+    from irl_ray.analysis.lessons import MEANINGS, draw, lesson, uncontrolled_nll
+
+    agent = weights.load(options.base)
+    found = {}
+    for label, folder in map(labelled, options.found):
+        found[label] = weights.load(folder).metrics.get("discover")
+        if not found[label]:
+            raise UserError(f"{folder}: holds no metrics of discovery")
+    alone, curves = uncontrolled_nll(agent, options.seed), {}
+    print(f"no codes: {alone:.4f} nats per step")
+    for meaning in MEANINGS:
+        started = time.monotonic()
+        curves[meaning] = lesson(agent, meaning, options.layer, options.steps, 64, options.seed)
+        worth = next((i for i, value in enumerate(curves[meaning]) if value < alone), None)
+        after = "never" if worth is None else f"after {20 * (worth + 1)} steps"
+        print(f"{meaning}: below that {after}; {curves[meaning][-1]:.4f} at the end; "
+              f"{time.monotonic() - started:.0f}s", flush=True)  # fmt: skip
+    draw(alone, curves, found, Path(options.out))
+    return 0
+
+
+def labelled(item: str) -> tuple[str, str]:
+    """`"a=b"` as `("a", "b")`."""
+    label, _, folder = item.partition("=")
+    if not folder:
+        raise UserError(f"{item!r}: expected LABEL=FOLDER, such as internal=results/gridworld_internal_x")
+    return label, folder
 
 
 if __name__ == "__main__":

@@ -83,7 +83,7 @@ PRESETS = {
     "small": {
         "optimizer": {"learning_rate": 1e-2, "schedule": "cosine"},
         "metacontroller": {"layer": 0, "rank": None, "controller_scale": 1.0, "switch": "gumbel"},
-        "teacher": {"steps": 2000},
+        "teacher": {"steps": 2400, "weigh_after": 600, "code_noise": 0.6},
         "alpha": 0.1,
         "steps": 2400,
         "batch_size": 64,
