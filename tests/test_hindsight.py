@@ -119,10 +119,10 @@ def test_gains_equal_those_of_a_loop(setting):
         assert float(teacher.gain[before, after]) == pytest.approx(sum(values) / len(values), abs=1e-4)
 
 
-def test_a_base_model_without_events_is_refused(tiny_world, monkeypatch):
+def test_an_untrained_base_model_is_refused(tiny_world):
     from conftest import make_agent
 
-    batch = GridworldExpert(tiny_world).sample(20, torch.Generator().manual_seed(3))
+    batch = GridworldExpert(tiny_world).sample(400, torch.Generator().manual_seed(3))
     with pytest.raises(UserError, match="no events"):
         OutcomeTeacher(CONFIG, make_agent(tiny_world).base, 4, 0.1, batch, torch.Generator().manual_seed(0))
 

@@ -237,6 +237,8 @@ class Discover(Phase):
         random = torch.Generator().manual_seed(torch_seed(config.seed, "discover", "gates"))
         batch = expert.sample(config.gate_episodes, random)
         result = metacontroller_gates(agent, batch, config.switch_threshold)
+        alone = agent.base(batch.observation[:, :-1])
+        result["eval/action_nll_without_codes"] = float(F.cross_entropy(alone[batch.mask], batch.action[batch.mask]))
         controls, _ = controls_of(agent, batch, config.switch_threshold)
         codes = class_mean_codes(controls, batch, agent.world.num_subgoals)
         world = to_plain(agent.world)

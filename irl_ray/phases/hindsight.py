@@ -40,6 +40,8 @@ class TeacherConfig:
         steps: optimiser steps that are taught; 0 leaves the warm start out (the paper's method).
         weigh_after: steps after which each kind of change is weighed, and kept or dropped.
         states: clusters of embeddings, far more than outcomes.
+        min_contrast: how many times larger jumps must be at events than elsewhere, at least; base
+            models that know the tasks have about 1.4, untrained ones 1.0.
         max_outcomes: the number of outcomes is chosen from 2 to this, by silhouette.
         hold: share of changes that are skipped while taught before weighing, so that the decoder
             learns what a code does once its outcome has been reached.
@@ -50,6 +52,7 @@ class TeacherConfig:
     steps: int = 0
     weigh_after: int = 500
     states: int = 24
+    min_contrast: float = 1.2
     max_outcomes: int = 12
     hold: float = 0.3
     trajectories: int = 2048
@@ -66,6 +69,11 @@ class OutcomeTeacher:
         alpha: α, the price of a nat in a code.
         batch: demonstrations to cluster.
         random: source of the clustering's starts and of the codes' places.
+
+    Attributes:
+        contrast: jumps of the mid-depth stream at events over those at other steps.
+        codes: [K, z], one for each outcome.
+        gain: [K, K], nats that a change from one outcome to another gains; NaN where not weighed.
 
     Raises:
         UserError: if the base model marks no events.
@@ -91,10 +99,11 @@ class OutcomeTeacher:
         self.contrast = float((ordered[widest + 1] - ordered[widest]).exp())
         self.eventful = salience.log() > (ordered[widest] + ordered[widest + 1]) / 2
         events = points[self.eventful[member]]
-        if len(events) < 10 * config.max_outcomes:
+        if self.contrast < config.min_contrast or len(events) < 10 * config.max_outcomes:
             raise UserError(
-                "discover: the base model's residual stream marks no events in the demonstrations; "
-                "train it longer (its action NLL should be close to floor/bayes), or set teacher.steps: 0"
+                f"discover: the base model marks no events in the demonstrations (contrast {self.contrast:.2f}, "
+                f"teacher.min_contrast {config.min_contrast}). Train it longer, until its action NLL is close "
+                "to floor/bayes, or set teacher.steps: 0 to leave the teacher out"
             )
         self.outcomes = best_kmeans(events, config.max_outcomes, random)
         self.codes = spread_codes(len(self.outcomes), code_size, random).to(events.device)
