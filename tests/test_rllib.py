@@ -176,3 +176,23 @@ def test_bad_configurations_are_refused(tiny_weights):
         internal(tiny_weights).internal(switch_threshold=0.0).validate()
     with pytest.raises(UserError, match="action_temperature"):
         internal(tiny_weights).internal(action_temperature=0.0).validate()
+
+
+def test_raw_policy_in_length_groups_equals_the_padded_policy(tiny_weights):
+    algorithm = (
+        RawRLConfig()
+        .environment("irl_ray/GridPinpad-v0", env_config=WORLD)
+        .raw(base=str(tiny_weights))
+        .training(train_batch_episodes=24)
+        .debugging(seed=3, log_level="ERROR")
+    ).build_algo()
+    module = algorithm.get_module()
+    episodes = algorithm.env_runner.sample_indices(0, range(24))
+    batch = to_batch(episodes, np.zeros(24))["default_policy"]
+    tensors = {key: torch.as_tensor(batch[key]) for key in ("obs", "loss_mask")}
+    mask = tensors["loss_mask"]
+    with torch.no_grad():
+        grouped = module._forward(tensors)["action_dist_inputs"]
+        padded = module._forward({"obs": tensors["obs"]})["action_dist_inputs"]
+    torch.testing.assert_close(grouped[mask], padded[mask], atol=1e-5, rtol=1e-4)
+    algorithm.stop()

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
+import torch.nn.functional as F
 from ray.rllib.core.columns import Columns
 from ray.rllib.core.distribution.torch.torch_distribution import TorchCategorical, TorchDiagGaussian
 from ray.rllib.core.rl_module.torch import TorchRLModule
@@ -15,6 +17,8 @@ from ray.rllib.core.rl_module.torch import TorchRLModule
 from irl_ray.config import build
 from irl_ray.models import weights
 from irl_ray.models.code_policy import CodePolicy, CodePolicyConfig
+
+LENGTH_GROUPS = 8
 
 
 class CodePolicyModule(TorchRLModule):
@@ -42,5 +46,13 @@ class BasePolicyModule(TorchRLModule):
         self.action_dist_cls = TorchCategorical
 
     def _forward(self, batch: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
-        """obs int [B, T, E] -> action_dist_inputs [B, T, A]."""
-        return {Columns.ACTION_DIST_INPUTS: self.policy(batch[Columns.OBS].long())}
+        """obs int [B, T, E] -> action_dist_inputs [B, T, A]; zeros on padding of long batches."""
+        observation = batch[Columns.OBS].long()
+        if Columns.LOSS_MASK not in batch:
+            return {Columns.ACTION_DIST_INPUTS: self.policy(observation)}
+        # Most raw episodes fail early: groups of similar length save most of the padding.
+        lengths = batch[Columns.LOSS_MASK].sum(1)
+        groups = lengths.argsort().chunk(LENGTH_GROUPS)
+        trimmed = [self.policy(observation[rows, : int(lengths[rows].max())]) for rows in groups]
+        padded = [F.pad(logits, (0, 0, 0, observation.shape[1] - logits.shape[1])) for logits in trimmed]
+        return {Columns.ACTION_DIST_INPUTS: torch.cat(padded)[torch.cat(groups).argsort()]}
