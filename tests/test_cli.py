@@ -200,3 +200,14 @@ def test_curve_needs_results(tmp_path):
     grid, (low, median, high) = quartiles(runs, points=3)
     assert grid.tolist() == [0, 5, 10] and median[-1] == pytest.approx(0.4)
     assert low[-1] == pytest.approx(0.3) and high[-1] == pytest.approx(0.65)
+
+
+def test_lessons_show_that_codes_of_actions_pay_at_once(tiny_weights, tmp_path, capsys):
+    out = tmp_path / "lessons.png"
+    assert irl_ray(["lessons", str(tiny_weights), "--out", str(out), "--steps", "80"]) == 0
+    rows = [line.split(",") for line in out.with_suffix(".csv").read_text().splitlines()[1:]]
+    last = {codes: float(nll) for codes, _, nll in rows}
+    assert out.stat().st_size > 10_000
+    assert last["action"] < last["none"]
+    assert irl_ray(["lessons", str(tiny_weights), "plain", "--out", str(out)]) == 2
+    assert "LABEL=FOLDER" in capsys.readouterr().err
