@@ -10,6 +10,7 @@ from irl_ray.analysis.codes import subgoal_starts
 from irl_ray.data.gridworld import GridworldExpert
 from irl_ray.errors import UserError
 from irl_ray.models import weights
+from irl_ray.models.weights import fingerprint
 from irl_ray.phases import hindsight
 from irl_ray.phases.discover import Discover, discover_config
 from irl_ray.phases.hindsight import OutcomeTeacher, TeacherConfig, best_kmeans, kmeans, spread_codes
@@ -102,7 +103,9 @@ def test_gains_equal_those_of_a_loop(setting):
 
     gains = {}
     for row in range(len(batch)):
-        path, steps = reached[row], int(batch.mask[row].sum())
+        path, steps = reached[row].clone(), int(batch.mask[row].sum())
+        for t in range(1, len(path)):  # where nothing more is reached the code before stays
+            path[t] = path[t - 1] if path[t] < 0 else path[t]
         full = likelihood(row, path)
         changes = [t for t in range(1, steps) if path[t] != path[t - 1]]
         for number, start in enumerate(changes, start=1):
@@ -150,9 +153,11 @@ def test_a_code_stays_until_the_next_change_taken():
 
 
 def test_teaching_finds_codes_that_mean_colours_against_chance(marked_weights):
-    teacher = {"steps": 200, "weigh_after": 200, "states": 24, "max_outcomes": 6, "trajectories": 400}
+    teacher = {"steps": 200, "weigh_after": 100, "states": 24, "max_outcomes": 6, "trajectories": 400}
     values = {"preset": "tiny", "base": str(marked_weights), "steps": 200, "report_every": 50, "teacher": teacher}
     phase = Discover(discover_config({**values, "metacontroller": {"layer": 0}}))
+    with pytest.raises(UserError, match="weigh_after"):
+        Discover(discover_config({**values, "teacher": {**teacher, "weigh_after": 200}}))
     first = phase.step()
     while not phase.finished:
         last = phase.step()
@@ -160,3 +165,18 @@ def test_teaching_finds_codes_that_mean_colours_against_chance(marked_weights):
     assert last["teacher/code_nll"] < first["teacher/code_nll"]
     gates = phase.gates()
     assert gates["code_subgoal_accuracy"] > 0.9 > gates["code_subgoal_chance"] + 0.2
+
+
+def test_discovery_reads_no_labels(marked_weights):
+    teacher = {"steps": 12, "weigh_after": 6, "states": 24, "max_outcomes": 6, "trajectories": 200}
+    values = {"preset": "tiny", "base": str(marked_weights), "steps": 20, "report_every": 20, "teacher": teacher}
+
+    def scrambled(batch):
+        batch.subgoal[:], batch.leg[:], batch.task[:] = 0, 7, 0
+        return batch
+
+    seeing, blind = (Discover(discover_config(values)) for _ in range(2))
+    sample = blind.expert.sample
+    blind.expert.sample = lambda *arguments: scrambled(sample(*arguments))
+    seeing.step(), blind.step()
+    assert fingerprint(seeing.trained) == fingerprint(blind.trained)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -48,8 +49,8 @@ def quartiles(runs: list[Run], points: int = 200) -> tuple[np.ndarray, np.ndarra
     return grid, np.percentile(values, (25, 50, 75), axis=0)
 
 
-def draw(groups: dict[str, list[Run]], out: Path) -> str:
-    """Draws the groups into `out`, writes the numbers beside it, returns a table of final values.
+def figure_module(out: Path) -> Any:
+    """`matplotlib.pyplot` for writing to `out`.
 
     Raises:
         UserError: if matplotlib is not installed or the suffix is neither .png nor .svg.
@@ -59,10 +60,20 @@ def draw(groups: dict[str, list[Run]], out: Path) -> str:
     try:
         import matplotlib
     except ImportError:
-        raise UserError("curves need matplotlib: pip install 'irl_ray[plots]'") from None
+        raise UserError("figures need matplotlib: pip install 'irl_ray[plots]'") from None
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
+    return plt
+
+
+def draw(groups: dict[str, list[Run]], out: Path) -> str:
+    """Draws the groups into `out`, writes the numbers beside it, returns a table of final values.
+
+    Raises:
+        UserError: if matplotlib is not installed or the suffix is neither .png nor .svg.
+    """
+    plt = figure_module(out)
     figure, axes = plt.subplots(figsize=(6, 3.6), constrained_layout=True)
     rows, table = [], []
     for (label, runs), colour, style in zip(groups.items(), GREYS, STYLES):

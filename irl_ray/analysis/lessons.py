@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -17,7 +18,6 @@ from torch import Tensor
 from irl_ray.analysis.codes import target_cells
 from irl_ray.data.gridworld import GridworldExpert, Trajectories
 from irl_ray.envs.pinpad import NUM_ACTIONS
-from irl_ray.errors import UserError
 from irl_ray.models.metacontroller import ControllerDecoder
 from irl_ray.models.weights import Artefact
 from irl_ray.seeding import torch_seed
@@ -72,21 +72,8 @@ def uncontrolled_nll(agent: Artefact, seed: int, episodes: int = 1024) -> float:
     return float(F.cross_entropy(logits[batch.mask], batch.action[batch.mask]))
 
 
-def draw(alone: float, curves: dict[str, list[float]], found: dict[str, dict[str, float]], out: Path) -> None:
-    """Left: how fast each kind of code pays. Right: what the codes of some metacontrollers mean.
-
-    Raises:
-        UserError: if matplotlib is not installed or the suffix is neither .png nor .svg.
-    """
-    if out.suffix not in (".png", ".svg"):
-        raise UserError(f"--out {out}: expected a name that ends in .png or .svg")
-    try:
-        import matplotlib
-    except ImportError:
-        raise UserError("figures need matplotlib: pip install 'irl_ray[plots]'") from None
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
+def draw(plt: Any, alone: float, curves: dict[str, list[float]], found: dict[str, dict[str, float]], out: Path) -> None:
+    """Left: how fast each kind of code pays. Right: what the codes of some metacontrollers mean."""
     figure, panels = plt.subplots(1, 2 if found else 1, figsize=(10 if found else 5.5, 3.8), layout="constrained")
     left = panels[0] if found else panels
     for (meaning, values), style in zip(curves.items(), ("-", "--", ":")):
@@ -103,8 +90,9 @@ def draw(alone: float, curves: dict[str, list[float]], found: dict[str, dict[str
             "code tells action": "code_action_accuracy",
             "code tells target cell (R²)": "code_location_r2",
         }
-        shades, width = ("0.15", "0.5", "0.75", "0.9"), 0.8 / len(found)
-        for i, ((label, gates), shade) in enumerate(zip(found.items(), shades)):
+        width = 0.8 / len(found)
+        for i, (label, gates) in enumerate(found.items()):
+            shade = str(0.15 + 0.75 * i / len(found))
             at = [j + (i - (len(found) - 1) / 2) * width for j in range(len(bars))]
             heights = [max(0.0, gates[name]) for name in bars.values()]
             panels[1].bar(at, heights, width, color=shade, edgecolor="black", linewidth=0.5, label=label)

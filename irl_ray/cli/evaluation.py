@@ -34,8 +34,10 @@ def evaluate(options: argparse.Namespace) -> int:
     else:
         policy = None if options.prior else agent.policy
         explore = not options.greedy or policy is None
-        threshold = options.switch_threshold or agent.switch_threshold
-        temperature = options.action_temperature or agent.action_temperature
+        threshold = agent.switch_threshold if options.switch_threshold is None else options.switch_threshold
+        temperature = agent.action_temperature if options.action_temperature is None else options.action_temperature
+        if not temperature > 0:
+            raise UserError(f"--action-temperature: expected above 0, got {temperature}")
         episodes = sample_code_episodes(
             agent, policy, world, seeds, threshold=threshold, action_temperature=temperature, explore=explore
         )
@@ -57,6 +59,8 @@ def evaluate(options: argparse.Namespace) -> int:
     if options.out:
         Path(options.out).write_text(json.dumps(result, indent=1) + "\n")
     if options.render:
+        if (options.prior, options.switch_threshold, options.action_temperature) != (False, None, None):
+            raise UserError("--render shows the agent as it was trained; leave out the other flags that change it")
         frames = record(agent, world, options.seed, not options.greedy)
         write_gif(frames, Path(options.render))
         print(f"{'render':<24}{options.render}")

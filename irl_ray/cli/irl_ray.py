@@ -100,24 +100,28 @@ def draw_curve(options: argparse.Namespace) -> int:
 
 def draw_lessons(options: argparse.Namespace) -> int:
     """`irl-ray lessons gridworld plain=results/a taught=gridworld --out lessons.png`."""
-    from irl_ray.analysis.lessons import MEANINGS, draw, lesson, uncontrolled_nll
+    from irl_ray.analysis.curves import figure_module
+    from irl_ray.analysis.lessons import MEANINGS, WINDOW, draw, lesson, uncontrolled_nll
 
+    if options.steps < WINDOW:
+        raise UserError(f"--steps {options.steps}: expected at least {WINDOW}")
+    plots = figure_module(Path(options.out))
     agent = weights.load(options.base)
     found = {}
     for label, folder in map(labelled, options.found):
-        found[label] = weights.load(folder).metrics.get("discover")
-        if not found[label]:
-            raise UserError(f"{folder}: holds no metrics of discovery")
+        found[label] = weights.load(folder).metrics.get("discover", {})
+        if "switch_f1" not in found[label]:
+            raise UserError(f"{folder}: holds no gates of discovery; was the run finished?")
     alone, curves = uncontrolled_nll(agent, options.seed), {}
     print(f"no codes: {alone:.4f} nats per step")
     for meaning in MEANINGS:
         started = time.monotonic()
         curves[meaning] = lesson(agent, meaning, options.layer, options.steps, 64, options.seed)
         worth = next((i for i, value in enumerate(curves[meaning]) if value < alone), None)
-        after = "never" if worth is None else f"after {20 * (worth + 1)} steps"
+        after = "never" if worth is None else f"after {WINDOW * (worth + 1)} steps"
         print(f"{meaning}: below that {after}; {curves[meaning][-1]:.4f} at the end; "
               f"{time.monotonic() - started:.0f}s", flush=True)  # fmt: skip
-    draw(alone, curves, found, Path(options.out))
+    draw(plots, alone, curves, found, Path(options.out))
     return 0
 
 

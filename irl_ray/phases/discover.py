@@ -19,6 +19,7 @@ from irl_ray.analysis.codes import class_mean_codes, controls_of, injected_succe
 from irl_ray.config import build, to_plain, with_preset
 from irl_ray.data.gridworld import GridworldExpert, Trajectories
 from irl_ray.envs.worlds import POST_TRAINING_TASKS
+from irl_ray.errors import UserError
 from irl_ray.models import weights
 from irl_ray.models.metacontroller import Metacontroller, MetacontrollerConfig
 from irl_ray.models.weights import Artefact
@@ -109,7 +110,12 @@ class Discover(Phase):
 
     def __init__(self, config: DiscoverConfig):
         self.agent = weights.load(config.base, device=config.device)
-        base = self.agent.base
+        base, teacher = self.agent.base, config.teacher
+        if 0 < teacher.steps <= teacher.weigh_after:
+            raise UserError(
+                f"teacher.weigh_after={teacher.weigh_after}: expected below teacher.steps={teacher.steps}, or no "
+                "change of code would ever be weighed"
+            )
         with torch.random.fork_rng():
             torch.manual_seed(torch_seed(config.seed, "discover", "weights"))
             meta = Metacontroller(config.metacontroller, base.width, base.num_layers)

@@ -93,8 +93,10 @@ class OutcomeTeacher:
         points = embedding[real]
         self.states = kmeans(points, config.states, random)
         member = torch.cdist(points, self.states).argmin(1)
-        salience = torch.stack([jump[real][member == k].mean() for k in range(config.states)]).nan_to_num(0.0)
-        ordered = salience.clamp(min=1e-6).log().sort().values
+        used = member.bincount(minlength=config.states) > 0
+        self.states, member = self.states[used], (used.cumsum(0) - 1)[member]
+        salience = torch.stack([jump[real][member == k].mean() for k in range(len(self.states))])
+        ordered = salience.log().sort().values
         widest = int(ordered.diff().argmax())
         self.contrast = float((ordered[widest + 1] - ordered[widest]).exp())
         self.eventful = salience.log() > (ordered[widest] + ordered[widest + 1]) / 2
@@ -157,7 +159,8 @@ class OutcomeTeacher:
         of the actions up to the next change is compared with that of the unskipped codes.
         """
         reached = self.reached(batch)
-        changes = _changes(reached) & batch.mask
+        changes = _changes(reached) & (reached >= 0) & batch.mask
+        reached = _hold(reached, changes)
         number = changes.cumsum(1)
         full = self._log_likelihood(metacontroller, batch, reached)
         count = len(self.codes)

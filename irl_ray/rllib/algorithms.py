@@ -283,7 +283,7 @@ class RawRL(EpisodePolicyGradient):
         """RLlib's checkpoint, and beside it the finetuned base model as a portable artefact."""
         super().save_checkpoint(checkpoint_dir)
         agent = weights.load(self.config.weights_name)
-        agent.base, agent.metacontroller = self.get_module().policy, None
+        agent.base, agent.metacontroller, agent.policy = self.get_module().policy, None, None
         _export(self, agent, f"{checkpoint_dir}/artefact")
 
 
