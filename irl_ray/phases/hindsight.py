@@ -1,7 +1,7 @@
 """A label-free teacher for discovery: what a demonstrator reached is what it was after (ours).
 
-The optimiser rarely finds codes that mean goals by itself: a code must already mean a goal before
-a controller gains from it. The frozen base model holds all that is needed to begin there:
+At small scale the plain objective (Eqs. 3 and 9) finds codes of single actions, which pay sooner and
+buy more than goals (irl_ray/docs/codes.md). But the frozen base model knows what was reached:
 
 1. *Events*. Mid-depth, the residual stream follows the task. Some states of the embedding go with
    jumps of the mid-depth stream twice as large as all others: something was decided there.
@@ -12,9 +12,9 @@ a controller gains from it. The frozen base model holds all that is needed to be
    next change by more than α log K, what naming one of K outcomes costs in the objective. What
    is left are subgoals.
 
-A metacontroller that was taught these codes and switches is a student with a grasp of what codes
-are for; the plain objective (Eqs. 3 and 9) takes over from there. Neither labels nor rewards are
-used anywhere.
+A metacontroller is taught these codes and switches; optimiser steps that are left go to the plain
+objective. Outcomes are told apart by the embedding alone, so a goal must show in one observation.
+Neither labels nor rewards are used anywhere.
 """
 
 from __future__ import annotations
