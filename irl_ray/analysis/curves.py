@@ -79,11 +79,11 @@ def draw(groups: dict[str, list[Run]], out: Path) -> str:
     for (label, runs), colour, style in zip(groups.items(), GREYS, STYLES):
         grid, (low, median, high) = quartiles(runs)
         axes.fill_between(grid, low, high, color=colour, alpha=0.2, linewidth=0)
-        axes.plot(grid, median, style, color=colour, label=f"{label} ({len(runs)} seeds)")
+        axes.plot(grid, median, style, color=colour, label=f"{label} ({len(runs)} run{'s' * (len(runs) > 1)})")
         rows += [(label, *row) for row in zip(grid, low, median, high)]
         table.append(f"{label:<24}{len(runs):>3} runs  {grid[-1]:>9.0f} episodes  "
                      f"success {median[-1]:.3f} ({low[-1]:.3f} to {high[-1]:.3f})\n")  # fmt: skip
-    axes.set(xlabel="episodes", ylabel="success rate", ylim=(0, None))
+    axes.set(xlabel="episodes", ylabel="success rate", ylim=(-0.02, None))
     axes.grid(alpha=0.3)
     axes.legend(frameon=False)
     out.parent.mkdir(parents=True, exist_ok=True)
