@@ -160,7 +160,11 @@ class Pretrain(Phase):
             world = to_plain(config.world)
             for layer in config.control_layers or (base.num_layers // 2,):
                 stream = expert.stream(64, config.seed, "pretrain", "control")
-                controllers = train_controllers(base, layer, config.world.num_subgoals, stream, config.control_steps)
+                with torch.random.fork_rng():
+                    torch.manual_seed(torch_seed(config.seed, "pretrain", "controllers", layer))
+                    controllers = train_controllers(
+                        base, layer, config.world.num_subgoals, stream, config.control_steps
+                    )
                 for label, tasks in (("", config.post_task), ("_training_tasks", world["tasks"])):
                     result[f"control_success{label}/layer_{layer}"] = control_success(
                         base, layer, controllers, {**world, "tasks": tasks}, config.gate_episodes, config.seed
