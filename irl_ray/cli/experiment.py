@@ -146,7 +146,7 @@ def check_config(experiment: Experiment, where: str) -> None:
         _known(experiment.config, known, "config")
         for variant in variants(experiment.config):
             config = built_algorithm_config(experiment.run, variant)
-            if experiment.run in trainables.OWN_ALGORITHMS:
+            if hasattr(config, "weights_name"):
                 _check_environment(config)
     except UserError as error:
         raise UserError(f"{where}: {experiment.name}: {error}") from None

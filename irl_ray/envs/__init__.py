@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import gymnasium as gym
 
-GRIDWORLD_ID = "irl_ray/GridPinpad-v0"
+from irl_ray.envs.worlds import ANT_ID, GRIDWORLD_ID, GUIDED_ANT_ID
 
-if GRIDWORLD_ID not in gym.registry:
-    gym.register(
-        GRIDWORLD_ID,
-        entry_point="irl_ray.envs.gridworld:GridPinpadEnv",
-        vector_entry_point="irl_ray.envs.gridworld:GridPinpadVectorEnv",
-    )
+_CLASSES = {
+    GRIDWORLD_ID: ("gridworld:GridPinpadEnv", "gridworld:GridPinpadVectorEnv"),
+    ANT_ID: ("ant:AntPinpadEnv", "ant:AntPinpadVectorEnv"),
+    GUIDED_ANT_ID: ("guided:GuidedAntEnv", "guided:GuidedAntVectorEnv"),
+}
+
+for _id, (_single, _vector) in _CLASSES.items():
+    if _id not in gym.registry:
+        gym.register(_id, entry_point=f"irl_ray.envs.{_single}", vector_entry_point=f"irl_ray.envs.{_vector}")

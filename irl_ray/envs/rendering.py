@@ -51,6 +51,12 @@ def image(
     y, x = np.ogrid[:side, :side]
     centre = np.array([row, column]) * size + size / 2
     canvas[(y - centre[0]) ** 2 + (x - centre[1]) ** 2 < (size * 0.3) ** 2] = AGENT
+    return under_strip(canvas, task, leg, beta, size)
+
+
+def under_strip(picture: np.ndarray, task: Task, leg: int, beta: float | None = None, size: int = 40) -> np.ndarray:
+    """uint8 [H, W, 3]: a picture, under it the task (the next colour framed) and the switch gate."""
+    side = picture.shape[1]
     strip = np.full((size // 2 + 8, side, 3), 255, np.uint8)
     width = max(4, min(size // 2, side // max(1, len(task))))
     for i, colour in enumerate(task):
@@ -59,7 +65,7 @@ def image(
         if i == leg:
             box[:2] = box[-2:] = AGENT
             box[:, :2] = box[:, -2:] = AGENT
-    rows = [canvas, strip]
+    rows = [picture, strip]
     if beta is not None:
         bar = np.full((size // 4, side, 3), 225, np.uint8)
         bar[:, : int(round(side * min(max(beta, 0.0), 1.0)))] = PALETTE[5]

@@ -1,12 +1,16 @@
-"""Named gridworlds: the presets `tiny`, `small` and `paper`."""
+"""Named worlds: the presets `tiny`, `small` and `paper` of every environment, and how to open one."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from irl_ray.config import build, with_preset
 from irl_ray.envs.pinpad import PinpadSpec
+from irl_ray.errors import UserError, did_you_mean
+
+GRIDWORLD_ID, ANT_ID, GUIDED_ANT_ID = "irl_ray/GridPinpad-v0", "irl_ray/AntPinpad-v0", "irl_ray/AntPinpadGuided-v0"
 
 GRIDWORLDS: dict[str, dict[str, Any]] = {
     "tiny": {
@@ -31,9 +35,65 @@ GRIDWORLDS: dict[str, dict[str, Any]] = {
         "tasks": "table_a1",
     },
 }
+_ANT = {"grid_size": 4, "num_colours": 4, "num_walls": 1, "tasks": "table_a2", "colours_per_subgoal": 1}
+ANTS: dict[str, dict[str, Any]] = {
+    "tiny": {**_ANT, "grid_size": 3, "num_walls": 0, "horizon": 60, "control": "position", "yaw": "aligned"},
+    "small": {**_ANT, "horizon": 200, "control": "position", "yaw": "aligned"},
+    "paper": {**_ANT, "horizon": 500, "control": "torque", "yaw": "random"},
+}
 POST_TRAINING_TASKS = {"tiny": "post_two_pairs", "small": "post_three_pairs", "paper": "post_a1"}
+CONTROL_STEPS = {"torque": 2, "position": 4}  # physics steps of 25 ms per action
+
+
+@dataclass(frozen=True)
+class AntSpec(PinpadSpec):
+    """What defines an ant-pinpad world; cell size and control step are not in the paper.
+
+    Attributes:
+        cell_size: side of a cell in metres.
+        control: "torque" (the paper's, an action every 0.05 s) or "position" (ours for the small
+            scale: joint targets, an action every 0.1 s).
+        yaw: "random" (the paper's) or "aligned": the torso starts within 0.1 rad of the grid's axes.
+    """
+
+    colours_per_subgoal: int = 1
+    cell_size: float = 1.5
+    control: str = "torque"
+    yaw: str = "random"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name, choices in (("control", tuple(CONTROL_STEPS)), ("yaw", ("random", "aligned"))):
+            if getattr(self, name) not in choices:
+                raise UserError(f"{name}: expected one of {', '.join(choices)}, got {getattr(self, name)!r}")
+        if not 0.5 <= self.cell_size <= 10:
+            raise UserError(f"cell_size: expected 0.5 to 10 metres, got {self.cell_size}")
+
+
+WORLDS: dict[str, tuple[type[PinpadSpec], dict[str, dict[str, Any]]]] = {
+    GRIDWORLD_ID: (PinpadSpec, GRIDWORLDS),
+    ANT_ID: (AntSpec, ANTS),
+}
+
+
+def world_spec(env: str, values: Mapping[str, Any], where: str = "env_config") -> PinpadSpec:
+    """The world that settings describe: a preset's values, changed by the keys given."""
+    if env not in WORLDS:
+        raise UserError(f"env: {env!r} is unknown.{did_you_mean(env, WORLDS)} Expected one of {', '.join(WORLDS)}")
+    kind, presets = WORLDS[env]
+    return build(kind, with_preset(values, presets, where), where)
 
 
 def gridworld_spec(values: Mapping[str, Any], where: str = "env_config") -> PinpadSpec:
-    """The world that settings describe: a preset's values, changed by the keys given."""
-    return build(PinpadSpec, with_preset(values, GRIDWORLDS, where), where)
+    """A gridworld by its settings."""
+    return world_spec(GRIDWORLD_ID, values, where)
+
+
+def ant_spec(values: Mapping[str, Any], where: str = "env_config") -> AntSpec:
+    """An ant's world by its settings."""
+    return world_spec(ANT_ID, values, where)
+
+
+def env_id(world: PinpadSpec) -> str:
+    """The environment that a world belongs to."""
+    return next(name for name, (kind, _) in WORLDS.items() if type(world) is kind)

@@ -22,12 +22,15 @@ from torch import nn
 
 from irl_ray.config import build, to_plain
 from irl_ray.envs.pinpad import PinpadSpec
+from irl_ray.envs.worlds import GRIDWORLD_ID, WORLDS, env_id
 from irl_ray.errors import UserError, did_you_mean
 from irl_ray.models.code_policy import CodePolicy, CodePolicyConfig
+from irl_ray.models.expert import Expert, ExpertConfig
 from irl_ray.models.metacontroller import Metacontroller, MetacontrollerConfig
 from irl_ray.models.sequence_model import SequenceModel, SequenceModelConfig
 
 FORMAT = 1
+PARTS = ("base", "metacontroller", "policy", "expert")
 RELEASED = Path(__file__).resolve().parent.parent / "released"
 
 
@@ -37,17 +40,19 @@ class Artefact:
 
     Attributes:
         world: the world whose demonstrations the base model imitated.
-        base: the frozen sequence model.
+        base: the frozen sequence model; None for an expert.
         metacontroller: None before discovery.
         policy: None before internal RL.
+        expert: who gives the demonstrations, where it is a network; stands alone.
         metrics: what was measured, by phase.
         provenance: how each phase was run (configuration, seed, code revision), by phase.
     """
 
     world: PinpadSpec
-    base: SequenceModel
+    base: SequenceModel | None = None
     metacontroller: Metacontroller | None = None
     policy: CodePolicy | None = None
+    expert: Expert | None = None
     metrics: dict[str, dict[str, Any]] = field(default_factory=dict)
     provenance: dict[str, dict[str, Any]] = field(default_factory=dict)
 
@@ -63,8 +68,7 @@ class Artefact:
 
     @property
     def parts(self) -> dict[str, nn.Module]:
-        named = {"base": self.base, "metacontroller": self.metacontroller, "policy": self.policy}
-        return {name: module for name, module in named.items() if module is not None}
+        return {name: module for name in PARTS if (module := getattr(self, name)) is not None}
 
 
 def new_base(config: SequenceModelConfig, world: PinpadSpec) -> SequenceModel:
@@ -104,6 +108,7 @@ def save(artefact: Artefact, folder: str | os.PathLike[str]) -> Path:
     save_file(tensors, weights.with_suffix(".partial"))
     config = {
         "format": FORMAT,
+        "environment": env_id(artefact.world),
         "world": to_plain(artefact.world),
         **{part: to_plain(module.config) for part, module in artefact.parts.items()},
         "sha256": hashlib.sha256(weights.with_suffix(".partial").read_bytes()).hexdigest(),
@@ -168,7 +173,7 @@ def load(name: str | os.PathLike[str], *required: str, device: str | torch.devic
 
     Args:
         name: a folder, or the name of released weights such as "gridworld".
-        required: parts that must be there ("metacontroller", "policy").
+        required: parts that must be there; the base model unless others are named.
         device: where the weights go.
 
     Raises:
@@ -183,15 +188,19 @@ def load(name: str | os.PathLike[str], *required: str, device: str | torch.devic
         raise UserError(f"{weights}: missing; copy the whole folder or train it again") from None
     except (SafetensorError, OSError) as error:
         raise UserError(f"{weights}: not a safetensors file or cut short ({error})") from None
-    for part in required:
+    for part in required or ("base",):
         if part not in config:
             raise UserError(f"{folder}: holds no {part}; {_HOW[part]}")
-    world = build(PinpadSpec, config["world"], f"{folder}/config.json: world")
-    base = new_base(build(SequenceModelConfig, config["base"], f"{folder}: base"), world)
-    artefact = Artefact(world, base, metrics=config["metrics"], provenance=config["provenance"])
+    kind, _ = WORLDS[config.get("environment", GRIDWORLD_ID)]
+    world = build(kind, config["world"], f"{folder}/config.json: world")
+    artefact = Artefact(world, metrics=config["metrics"], provenance=config["provenance"])
+    if "expert" in config:
+        artefact.expert = Expert(build(ExpertConfig, config["expert"], f"{folder}: expert"))
+    if "base" in config:
+        artefact.base = new_base(build(SequenceModelConfig, config["base"], f"{folder}: base"), world)
     if "metacontroller" in config:
         shape = build(MetacontrollerConfig, config["metacontroller"], f"{folder}: metacontroller")
-        artefact.metacontroller = Metacontroller(shape, base.width, base.num_layers)
+        artefact.metacontroller = Metacontroller(shape, artefact.base.width, artefact.base.num_layers)
     if "policy" in config:
         artefact.policy = CodePolicy(build(CodePolicyConfig, config["policy"], f"{folder}: policy"))
     for part, module in artefact.parts.items():
@@ -208,6 +217,8 @@ def load(name: str | os.PathLike[str], *required: str, device: str | torch.devic
 
 
 _HOW = {
+    "expert": "train one (rllib train file tuned_configs/ant_expert.yaml)",
+    "base": "pretrain one (rllib train file tuned_configs/X_pretrain.yaml)",
     "metacontroller": "run discovery on it first (rllib train file tuned_configs/gridworld_discover.yaml)",
     "policy": "run internal RL on it first (rllib train file tuned_configs/gridworld_internal.yaml)",
 }
@@ -221,7 +232,7 @@ def _read_config(path: Path) -> Mapping[str, Any]:
     if not isinstance(config, dict) or config.get("format") != FORMAT:
         found = config.get("format") if isinstance(config, dict) else type(config).__name__
         raise UserError(f"{path}: format {found}, this version reads format {FORMAT}")
-    missing = {"world", "base", "metrics", "provenance"} - config.keys()
+    missing = {"world", "metrics", "provenance"} - config.keys()
     if missing:
         raise UserError(f"{path}: lacks {', '.join(sorted(missing))}; train or download it again")
     return config

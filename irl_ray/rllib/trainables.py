@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import gymnasium as gym
 import torch
 from ray import tune
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.rllib.algorithms.registry import ALGORITHMS
 from ray.tune.result import DONE
 
-from irl_ray.envs import GRIDWORLD_ID
-from irl_ray.envs.gridworld import GridPinpadEnv, GridPinpadVectorEnv
+from irl_ray.envs.worlds import ANT_ID, GRIDWORLD_ID, GUIDED_ANT_ID
 from irl_ray.phases.discover import Discover, discover_config
 from irl_ray.phases.pretrain import Pretrain, pretrain_config
 from irl_ray.phases.training import Phase
 from irl_ray.rllib.algorithms import InternalRL, RawRL
+from irl_ray.rllib.expert import ExpertPPO
 
 STATE = "state.pt"
 
@@ -73,7 +75,7 @@ class DiscoverTrainable(PhaseTrainable):
 
 PHASES = {"Pretrain": PretrainTrainable, "Discover": DiscoverTrainable}
 PHASE_CONFIGS = {"Pretrain": pretrain_config, "Discover": discover_config}
-OWN_ALGORITHMS = {"InternalRL": InternalRL, "RawRL": RawRL}
+OWN_ALGORITHMS = {"InternalRL": InternalRL, "RawRL": RawRL, "ExpertPPO": ExpertPPO}
 
 
 def runnable_names() -> list[str]:
@@ -91,14 +93,15 @@ def algorithm_config(name: str) -> AlgorithmConfig:
     return trainable_class(name).get_default_config()
 
 
-def _gridworld(config: dict[str, Any]) -> Any:
+def _open(name: str, config: dict[str, Any]) -> Any:
     settings = dict(config)
     count = settings.pop("num_envs", None)
-    return GridPinpadVectorEnv(count, **settings) if count else GridPinpadEnv(**settings)
+    return gym.make_vec(name, num_envs=count, **settings) if count else gym.make(name, **settings).unwrapped
 
 
 def register_everything() -> None:
     """Makes names resolvable on every worker: trainables and environments."""
     for name, cls in {**PHASES, **OWN_ALGORITHMS}.items():
         tune.register_trainable(name, cls)
-    tune.register_env(GRIDWORLD_ID, _gridworld)
+    for name in (GRIDWORLD_ID, ANT_ID, GUIDED_ANT_ID):
+        tune.register_env(name, partial(_open, name))

@@ -1,0 +1,64 @@
+"""The physics of the ant: Gymnasium's MuJoCo model with another integrator and our actuators."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from xml.etree import ElementTree
+
+import mujoco
+import numpy as np
+
+TIMESTEP = 0.025  # seconds; semi-implicit Euler
+NUM_JOINTS = 8
+# Hip and ankle of legs 1 to 4, counted counterclockwise from the front left. Rotating the ant by a
+# quarter turn maps leg i onto leg i + 1, and the sign of its ankle's angle onto that of the next.
+JOINTS = tuple(f"{part}_{leg}" for leg in range(1, 5) for part in ("hip", "ankle"))
+ANKLE_SIGN = np.array([1.0, -1.0, -1.0, 1.0])
+MAX_TORQUE = 150.0
+# Position control: torque = clip(STIFFNESS (target - q) - DAMPING q', +-MAX_TORQUE).
+STIFFNESS, DAMPING = 150.0, 7.5
+HIP_RANGE, ANKLE_CENTRE, ANKLE_RANGE = 0.6, 0.87, 0.5
+
+
+def ant_model(control: str) -> mujoco.MjModel:
+    """MuJoCo's ant with semi-implicit Euler steps of 25 ms and actuators in the order of `JOINTS`.
+
+    Args:
+        control: "torque" (an action of 1 is 150 Nm, as in Gymnasium) or "position" (an action in
+            [-1, 1] is a joint's target; a PD law inside MuJoCo follows it).
+    """
+    root = ElementTree.parse(_gymnasium_ant()).getroot()
+    root.find("compiler").attrib.pop("coordinate", None)  # removed from MuJoCo
+    root.find("option").attrib.update(integrator="Euler", timestep=str(TIMESTEP))
+    size = ElementTree.SubElement(root, "visual")
+    ElementTree.SubElement(size, "global", offwidth="1280", offheight="1280")
+    actuators = root.find("actuator")
+    actuators.clear()
+    for number, joint in enumerate(JOINTS):
+        common = {"joint": joint, "ctrllimited": "true", "ctrlrange": "-1 1"}
+        if control == "torque":
+            ElementTree.SubElement(actuators, "motor", gear=str(MAX_TORQUE), **common)
+            continue
+        ankle = number % 2 == 1
+        centre = ANKLE_CENTRE * ANKLE_SIGN[number // 2] if ankle else 0.0
+        span = ANKLE_RANGE if ankle else HIP_RANGE
+        ElementTree.SubElement(
+            actuators,
+            "general",
+            biastype="affine",
+            gainprm=f"{STIFFNESS * span}",
+            biasprm=f"{STIFFNESS * centre} {-STIFFNESS} {-DAMPING}",
+            forcelimited="true",
+            forcerange=f"{-MAX_TORQUE} {MAX_TORQUE}",
+            **common,
+        )
+    model = mujoco.MjModel.from_xml_string(ElementTree.tostring(root, encoding="unicode"))
+    # Exploding physics must stay visible: by default MuJoCo would start such a copy anew in silence.
+    model.opt.disableflags |= mujoco.mjtDisableBit.mjDSBL_AUTORESET
+    return model
+
+
+def _gymnasium_ant() -> Path:
+    package = Path(importlib.util.find_spec("gymnasium").origin).parent
+    return package / "envs" / "mujoco" / "assets" / "ant.xml"

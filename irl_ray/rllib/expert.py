@@ -1,0 +1,99 @@
+"""`ExpertPPO`: RLlib's PPO, as it is, on the guided view of the ant's world.
+
+Run it:      rllib train file tuned_configs/ant_expert.yaml
+Expect:      the README's table of results.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ray.rllib.algorithms.ppo import PPO, PPOConfig
+from ray.rllib.core import DEFAULT_MODULE_ID
+from ray.rllib.core.columns import Columns
+from ray.rllib.core.distribution.torch.torch_distribution import TorchDiagGaussian
+from ray.rllib.core.rl_module.apis import ValueFunctionAPI
+from ray.rllib.core.rl_module.rl_module import RLModuleSpec
+from ray.rllib.core.rl_module.torch import TorchRLModule
+from torch import Tensor, cat
+
+from irl_ray.config import build
+from irl_ray.envs.worlds import GUIDED_ANT_ID, ant_spec
+from irl_ray.models import weights
+from irl_ray.models.expert import Expert, ExpertConfig
+
+
+class ExpertModule(TorchRLModule, ValueFunctionAPI):
+    """A shell around `Expert`; `model_config["expert"]` are `ExpertConfig`'s keys."""
+
+    def setup(self) -> None:
+        shape = {
+            "observation_size": self.observation_space.shape[-1],
+            "action_size": self.action_space.shape[-1],
+            **self.model_config.get("expert", {}),
+        }
+        self.expert = Expert(build(ExpertConfig, shape, "config.expert"))
+        self.action_dist_cls = TorchDiagGaussian
+
+    def _forward(self, batch: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
+        return {Columns.ACTION_DIST_INPUTS: cat(self.expert(batch[Columns.OBS]), -1)}
+
+    def compute_values(self, batch: dict[str, Any], embeddings: Any = None) -> Tensor:
+        """Values [B] of guided views [B, 42]."""
+        return self.expert.value(batch[Columns.OBS]).squeeze(-1)
+
+
+class ExpertPPOConfig(PPOConfig):
+    """PPO's configuration with settings that suit the ant."""
+
+    def __init__(self, algo_class: type | None = None):
+        super().__init__(algo_class or ExpertPPO)
+        self.env = GUIDED_ANT_ID
+        self.expert = {}
+        self.gym_env_vectorize_mode = "vector_entry_point"
+        self.num_env_runners = 0
+        self.num_envs_per_env_runner = 256
+        self.rollout_fragment_length = 64
+        self.train_batch_size = 16_384
+        self.minibatch_size = 2048
+        self.num_epochs = 5
+        self.lr = 3e-4
+        self.gamma = 0.97
+        self.lambda_ = 0.95
+        self.clip_param = 0.2
+        self.entropy_coeff = 0.0
+        self.kl_coeff = 0.0
+        self.use_kl_loss = False
+        self.vf_clip_param = 1e6
+        self.vf_loss_coeff = 0.5
+        self.grad_clip = 1.0
+        self.normalize_actions = False
+        self.clip_actions = False
+        self.seed = 0
+
+    def get_default_rl_module_spec(self) -> RLModuleSpec:
+        return RLModuleSpec(module_class=ExpertModule, model_config={"expert": self.expert})
+
+
+class ExpertPPO(PPO):
+    """RLlib's PPO whose checkpoints carry a portable artefact without pickle."""
+
+    @classmethod
+    def get_default_config(cls) -> ExpertPPOConfig:
+        return ExpertPPOConfig()
+
+    def save_checkpoint(self, checkpoint_dir: str) -> None:
+        """RLlib's checkpoint, and beside it the expert as a portable artefact."""
+        super().save_checkpoint(checkpoint_dir)
+        config = self.config
+        settings = {key: value for key, value in config.env_config.items() if key != "threads"}
+        expert = self.get_module(DEFAULT_MODULE_ID).expert
+        artefact = weights.Artefact(ant_spec(settings), expert=expert)
+        artefact.provenance["expert"] = {
+            "seed": config.seed,
+            "revision": weights.code_revision(),
+            "env_steps": int(self.metrics.peek("num_env_steps_sampled_lifetime", default=0)),
+            "lr": config.lr,
+            "gamma": config.gamma,
+        }
+        weights.save(artefact, f"{checkpoint_dir}/artefact")
