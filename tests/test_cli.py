@@ -15,6 +15,7 @@ import pytest
 from irl_ray.cli import experiment, progress
 from irl_ray.cli.irl_ray import main as irl_ray
 from irl_ray.cli.rllib import main as rllib
+from irl_ray.cli.text import duration
 from irl_ray.errors import UserError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -114,7 +115,7 @@ def test_flags_win_only_when_given(tmp_path, tiny_weights):
 
 
 def test_progress_helpers():
-    assert progress.duration(75) == "1m15s" and progress.duration(3700) == "1h01m"
+    assert duration(75) == "1m15s" and duration(3700) == "1h01m"
     nested = {"env_runners": {"a": 1}, "x/y": 2}
     assert progress.look_up(nested, "env_runners/a") == 1 and progress.look_up(nested, "x/y") == 2
     assert progress.look_up(nested, "env_runners/b") is None

@@ -98,7 +98,7 @@ def test_gains_equal_those_of_a_loop(setting):
     def likelihood(row, outcomes):
         residual = agent.base.lower(agent.base.embed(batch.observation[row : row + 1, :-1]), meta.layer)
         controlled = meta.control(residual, teacher.codes[outcomes.clamp(min=0)][None])
-        log_p = agent.base.action_logits(agent.base.upper(controlled, meta.layer)).log_softmax(-1)[0]
+        log_p = agent.base.action_inputs(agent.base.upper(controlled, meta.layer)).log_softmax(-1)[0]
         return log_p[torch.arange(len(outcomes)), batch.action[row]]
 
     gains = {}
@@ -176,7 +176,7 @@ def test_discovery_reads_no_labels(marked_weights):
         return batch
 
     seeing, blind = (Discover(discover_config(values)) for _ in range(2))
-    sample = blind.expert.sample
-    blind.expert.sample = lambda *arguments: scrambled(sample(*arguments))
+    sample = blind.demonstrations.sample
+    blind.demonstrations.sample = lambda *arguments: scrambled(sample(*arguments))
     seeing.step(), blind.step()
     assert fingerprint(seeing.trained) == fingerprint(blind.trained)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,14 +13,17 @@ from conftest import make_agent
 
 from irl_ray import load_agent
 from irl_ray.envs.gridworld import GridPinpadVectorEnv
+from irl_ray.envs.worlds import gridworld_spec, vector_env
 from irl_ray.errors import UserError
 from irl_ray.internal.internal_env import InternalVectorEnv
-from irl_ray.internal.rollout import roll_out, sample_actions
+from irl_ray.internal.rollout import roll_out
 from irl_ray.internal.sampler import sample_code_episodes, sample_raw_episodes
+from irl_ray.models.actions import CategoricalActions
 from irl_ray.models.code_policy import CodePolicy, CodePolicyConfig
 from irl_ray.models.weights import fingerprint
 
-WORLD = {"preset": "tiny", "tasks": "post_two_pairs"}
+WORLD = gridworld_spec({"preset": "tiny", "tasks": "post_two_pairs"})
+sample_actions = CategoricalActions(4).sample
 
 
 def policy():
@@ -32,7 +36,7 @@ def policy():
 def by_hand(agent, seed, codes, threshold=0.5):
     """Algorithms 1 and 2 for one episode, in the parallel form, one decision per switch."""
     base, meta = agent.base, agent.metacontroller
-    raw = GridPinpadVectorEnv(1, observation="cells", autoreset="disabled", **WORLD)
+    raw = vector_env(WORLD, 1)
     observation, _ = raw.reset(seed=[seed])
     uniforms = np.random.default_rng([seed, 1]).random(raw.world.horizon + 1)
     seen, controlled, observed_at_switch, code, over, used = [], [], [], None, False, 0
@@ -45,7 +49,7 @@ def by_hand(agent, seed, codes, threshold=0.5):
             code, used = codes[used][None], used + 1
             observed_at_switch.append(residual[0, -1])
         controlled.append(meta.control(residual[:, -1], code))
-        logits = base.action_logits(base.upper(torch.stack(controlled, 1), meta.layer))[:, -1]
+        logits = base.action_inputs(base.upper(torch.stack(controlled, 1), meta.layer))[:, -1]
         action = sample_actions(logits, torch.tensor([uniforms[len(seen) - 1]]))
         observation, _, terminated, truncated, _ = raw.step(action.numpy())
         over = bool(terminated[0] | truncated[0])
@@ -85,7 +89,7 @@ def test_episodes_are_complete_and_unbiased_by_length(tiny_agent):
 
 
 def test_gymnasium_interface_gives_the_same_episode(tiny_agent):
-    env = InternalVectorEnv(tiny_agent, 3, autoreset="disabled", **WORLD)
+    env = InternalVectorEnv(tiny_agent, WORLD, 3, autoreset="disabled")
     sampled = sample_code_episodes(tiny_agent, None, WORLD, [11, 12, 13])
     observation, _ = env.reset(seed=[11, 12, 13])
     done, steps = np.zeros(3, bool), np.zeros(3, int)
@@ -101,7 +105,7 @@ def test_gymnasium_interface_gives_the_same_episode(tiny_agent):
 
 
 def test_autoreset_starts_a_new_episode(tiny_agent):
-    env = InternalVectorEnv(tiny_agent, 2, **{**WORLD, "horizon": 2})
+    env = InternalVectorEnv(tiny_agent, replace(WORLD, horizon=2), 2)
     env.reset(seed=0)
     for _ in range(6):
         observation, reward, terminated, truncated, _ = env.step(np.zeros((2, 4), np.float32))
@@ -116,7 +120,7 @@ def test_sampling_leaves_the_frozen_parts_alone(tiny_agent):
 
 def test_foreign_worlds_are_refused(tiny_agent):
     with pytest.raises(UserError, match="grid_size"):
-        InternalVectorEnv(tiny_agent, 1, preset="small")
+        InternalVectorEnv(tiny_agent, gridworld_spec({}), 1)
 
 
 def test_actions_follow_the_distribution():
@@ -132,7 +136,7 @@ def test_roll_out_counts_every_episode(tiny_agent):
 
 def test_agent_acts_without_ray(tiny_weights):
     agent = load_agent(tiny_weights, seed=3)
-    env = GridPinpadVectorEnv(1, **WORLD)
+    env = GridPinpadVectorEnv(1, preset="tiny", tasks="post_two_pairs")
     onehot, _ = env.reset(seed=0)
     first = agent.act(onehot[0])
     agent = load_agent(tiny_weights, seed=3)

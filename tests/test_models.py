@@ -8,6 +8,7 @@ from conftest import make_agent
 from hypothesis import given
 from hypothesis import strategies as st
 
+from irl_ray.envs.pinpad import PinpadSpec
 from irl_ray.envs.worlds import gridworld_spec
 from irl_ray.models.code_policy import CodePolicy, CodePolicyConfig
 from irl_ray.models.encoders import AbsoluteEncoder
@@ -49,7 +50,7 @@ def test_step_form_equals_parallel_form_with_resets(mixer, steps, cut, layer, se
         if t == cut:
             reset_rows(state, torch.tensor([1]))
         lower = model.lower_step(observed[:, t], state, layer)
-        logits = model.action_logits(model.upper_step(lower, state, layer))
+        logits = model.action_inputs(model.upper_step(lower, state, layer))
         expected = whole[:, t].clone()
         if t >= cut:
             expected[1] = fresh[1, t - cut]
@@ -72,11 +73,11 @@ def test_halves_compose_at_every_layer(mixer):
     for layer in range(4):
         lower = model.lower(model.embed(observed), layer)
         torch.testing.assert_close(lower, model.residuals(observed)[layer], **TOLERANCE)
-        torch.testing.assert_close(model.action_logits(model.upper(lower, layer)), model(observed), **TOLERANCE)
+        torch.testing.assert_close(model.action_inputs(model.upper(lower, layer)), model(observed), **TOLERANCE)
 
 
 def test_absolute_encoder_is_the_linear_map_of_one_hots():
-    encoder = AbsoluteEncoder(4, 3, 8, 0.3)
+    encoder = AbsoluteEncoder(PinpadSpec(4, 2, 0, 9, ((0, 1),)), 8, 0.3)
     cells = torch.randint(16, (5, 7, 3))
     onehot = torch.nn.functional.one_hot(cells, 16).float().flatten(-2)
     torch.testing.assert_close(encoder(cells), onehot @ encoder.table.weight + encoder.bias, **TOLERANCE)

@@ -28,7 +28,7 @@ def discover(tiny_weights, **changes):
 def test_pretraining_learns_what_the_visits_tell():
     """Better than any policy that ignores the observation, and than the untrained model."""
     phase = Pretrain(pretrain_config({"preset": "tiny", "steps": 300, "control_steps": 0}))
-    batch = phase.expert.sample(200, torch.Generator().manual_seed(5))
+    batch = phase.demonstrations.sample(200, torch.Generator().manual_seed(5))
     before = float(pretraining_losses(phase.base, batch)[0] / batch.mask.sum())
     while not phase.finished:
         phase.step()
@@ -63,7 +63,7 @@ def test_discovery_trains_the_metacontroller_and_nothing_else(tiny_weights):
 def test_discovery_codes_help_the_base_model_against_no_codes(tiny_weights):
     """With α = 0 the codes carry the actions: NLL falls below that of the base model alone."""
     phase = discover(tiny_weights, alpha=0.0, steps=150)
-    batch = phase.expert.sample(100, torch.Generator().manual_seed(1))
+    batch = phase.demonstrations.sample(100, torch.Generator().manual_seed(1))
     alone = float(pretraining_losses(phase.agent.base, batch)[0] / batch.mask.sum())
     while not phase.finished:
         metrics = phase.step()

@@ -13,7 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from irl_ray.analysis.probe import linear_probe
-from irl_ray.data.gridworld import Trajectories
+from irl_ray.data.trajectories import Trajectories
+from irl_ray.envs.pinpad import PinpadSpec
 from irl_ray.internal.rollout import roll_out
 from irl_ray.models.metacontroller import Controls
 from irl_ray.models.weights import Artefact
@@ -54,7 +55,7 @@ def subgoal_starts(batch: Trajectories) -> tuple[np.ndarray, np.ndarray]:
     change, again = np.zeros_like(mask), np.zeros_like(mask)
     change[:, 1:] = (subgoal[:, 1:] != subgoal[:, :-1]) & mask[:, 1:]
     new_leg = (leg[:, 1:] != leg[:, :-1]) & mask[:, 1:]
-    again[:, 1:] = new_leg & ~change[:, 1:] & (leg[:, 1:] % 2 == 0)
+    again[:, 1:] = new_leg & ~change[:, 1:] & (leg[:, 1:] % batch.world.colours_per_subgoal == 0)
     return change, again
 
 
@@ -65,23 +66,24 @@ def controls_of(agent: Artefact, batch: Trajectories, threshold: float | None) -
     residual = base.lower(base.embed(batch.observation[:, :-1]), meta.layer)
     noise = residual.new_zeros(*batch.mask.shape, meta.config.code_size)
     controls = meta(residual, batch.mask, noise, threshold)
-    logits = base.action_logits(base.upper(controls.residual, meta.layer))
-    return controls, float(F.cross_entropy(logits[batch.mask], batch.action[batch.mask]))
+    top = base.upper(controls.residual, meta.layer)
+    return controls, float(-base.action_log_prob(top[batch.mask], batch.action[batch.mask]).mean())
 
 
-def code_meaning(controls: Controls, batch: Trajectories, grid_size: int, samples: int = 6000) -> dict[str, float]:
+def code_meaning(controls: Controls, batch: Trajectories, samples: int = 6000) -> dict[str, float]:
     """What the codes in force tell about subgoal, target location and action, by linear probes.
 
     Codes that mean the goal score high on `code_subgoal_accuracy`; location codes on
-    `code_location_r2`; direction codes on `code_action_accuracy` without the first.
+    `code_location_r2`; direction codes on `code_action_accuracy` without the first (the ant's
+    "action" being the direction in which it leaves its cell).
     """
     where = batch.mask.flatten().nonzero()[:, 0]
     where = where[:: max(1, len(where) // samples)]
     group = where // batch.mask.shape[1]
     code = controls.code.flatten(0, 1)[where]
     held_out = group % 2 == 1
-    result = {}
-    for name, labels in (("subgoal", batch.subgoal), ("action", batch.action)):
+    result, grid_size = {}, batch.world.grid_size
+    for name, labels in (("subgoal", batch.subgoal), ("action", directions(batch))):
         right = linear_probe(code[None], labels.flatten()[where], group)
         result[f"code_{name}_accuracy"] = float(right.float().mean())
     counts = batch.subgoal.flatten()[where][held_out].bincount()
@@ -103,7 +105,20 @@ def target_cells(batch: Trajectories) -> Tensor:
     last[:, :-1] = new_leg | ~batch.mask[:, 1:]
     steps = torch.arange(batch.mask.shape[1])
     end = torch.where(last, steps, batch.mask.shape[1]).flip(1).cummin(1).values.flip(1)
-    return batch.observation[:, 1:, -1].gather(1, end.clamp(max=batch.mask.shape[1] - 1))
+    return batch.agent_cells()[:, 1:].gather(1, end.clamp(max=batch.mask.shape[1] - 1))
+
+
+def directions(batch: Trajectories) -> Tensor:
+    """int64 [B, T]: the action in the gridworld; of the ant, the direction of the next cell it enters."""
+    if not batch.action.is_floating_point():
+        return batch.action
+    cells, size = batch.agent_cells(), batch.world.grid_size
+    steps = torch.arange(cells.shape[1] - 1)
+    moved = (cells[:, 1:] != cells[:, :-1]) & batch.mask
+    last = int(cells.shape[1]) - 2
+    following = torch.where(moved, steps, last).flip(1).cummin(1).values.flip(1)
+    step = cells.gather(1, following + 1) - cells.gather(1, following)
+    return torch.where(step == -size, 0, torch.where(step == 1, 1, torch.where(step == size, 2, 3)))
 
 
 def class_mean_codes(controls: Controls, batch: Trajectories, num_subgoals: int) -> Tensor:
@@ -114,13 +129,15 @@ def class_mean_codes(controls: Controls, batch: Trajectories, num_subgoals: int)
     )
 
 
-def injected_success(agent: Artefact, codes: Tensor, world: dict[str, Any], episodes: int, seed: int) -> float:
+def injected_success(
+    agent: Artefact, codes: Tensor, world: PinpadSpec, episodes: int, seed: int, temperature: float = 1.0
+) -> float:
     """Success when codes [subgoals, z] are put in force in the task's order."""
 
     def steer(residual: Tensor, info: dict[str, Any]) -> Tensor:
         return agent.metacontroller.control(residual, codes[torch.from_numpy(info["subgoal"]).clamp(min=0)])
 
-    return roll_out(agent.base, world, episodes, seed, agent.metacontroller.layer, steer).success_rate
+    return roll_out(agent.base, world, episodes, seed, agent.metacontroller.layer, steer, temperature).success_rate
 
 
 def metacontroller_gates(
@@ -146,5 +163,5 @@ def metacontroller_gates(
         "switches_per_episode": float(1 + switched.sum(1).mean()),
         "subgoals_per_episode": float(1 + change.sum(1).mean()),
         **switch_alignment(switched, change, again, tolerance),
-        **code_meaning(hard, batch, agent.world.grid_size),
+        **code_meaning(hard, batch),
     }

@@ -16,7 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from irl_ray.analysis.codes import target_cells
-from irl_ray.data.gridworld import GridworldExpert, Trajectories
+from irl_ray.data.gridworld import GridworldExpert
+from irl_ray.data.trajectories import Trajectories
 from irl_ray.envs.pinpad import NUM_ACTIONS
 from irl_ray.models.metacontroller import ControllerDecoder
 from irl_ray.models.weights import Artefact
@@ -55,8 +56,8 @@ def lesson(agent: Artefact, meaning: str, layer: int, steps: int, batch_size: in
     for _, batch in zip(range(steps), expert.batches(batch_size, seed, "lesson")):
         with torch.no_grad():
             residual = base.lower(base.embed(batch.observation[:, :-1]), layer)
-        logits = base.action_logits(base.upper(residual + decoder(codes[labels(batch, meaning)], residual), layer))
-        loss = F.cross_entropy(logits[batch.mask], batch.action[batch.mask])
+        top = base.upper(residual + decoder(codes[labels(batch, meaning)], residual), layer)
+        loss = -base.action_log_prob(top[batch.mask], batch.action[batch.mask]).mean()
         optimizer.zero_grad()
         loss.backward(inputs=list(decoder.parameters()))
         optimizer.step()
@@ -68,8 +69,8 @@ def lesson(agent: Artefact, meaning: str, layer: int, steps: int, batch_size: in
 def uncontrolled_nll(agent: Artefact, seed: int, episodes: int = 1024) -> float:
     """Action NLL of the base model alone."""
     batch = GridworldExpert(agent.world).sample(episodes, torch.Generator().manual_seed(seed))
-    logits = agent.base(batch.observation[:, :-1])
-    return float(F.cross_entropy(logits[batch.mask], batch.action[batch.mask]))
+    inputs = agent.base(batch.observation[:, :-1])
+    return float(-agent.base.actions.log_prob(inputs, batch.action)[batch.mask].mean())
 
 
 def draw(plt: Any, alone: float, curves: dict[str, list[float]], found: dict[str, dict[str, float]], out: Path) -> None:

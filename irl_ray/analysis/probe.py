@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from irl_ray.data.gridworld import Trajectories
+from irl_ray.data.trajectories import Trajectories
 from irl_ray.models.sequence_model import SequenceModel
 
 
@@ -47,8 +47,9 @@ def subgoal_probe(base: SequenceModel, batch: Trajectories, samples: int = 8000)
     """Accuracy with which each layer's residuals tell the ground-truth subgoal (Fig. 3).
 
     Returns:
-        `probe_accuracy/layer_N` over all steps, `probe_accuracy_late/layer_N` over steps after the
-        subgoal's first colour has been visited, and `probe_accuracy/chance`, the most common
+        `probe_accuracy/layer_N` over all steps; `probe_accuracy_late/layer_N` over steps after the
+        subgoal's first colour has been visited or, where a subgoal is one colour, after its first ten
+        steps; and `probe_accuracy/chance`, the most common
         subgoal's share.
     """
     stream = torch.stack(base.residuals(batch.observation[:, :-1]))
@@ -57,10 +58,20 @@ def subgoal_probe(base: SequenceModel, batch: Trajectories, samples: int = 8000)
     labels = batch.subgoal.flatten()[where]
     group = where // batch.mask.shape[1]
     right = linear_probe(stream.flatten(1, 2)[:, where], labels, group)
-    late = (batch.leg.flatten()[where] % 2 == 1)[group % 2 == 1]
+    late = (late_steps(batch).flatten()[where])[group % 2 == 1]
     held_out = labels[group % 2 == 1]
     result = {f"probe_accuracy/layer_{n}": float(r.float().mean()) for n, r in enumerate(right)}
     if bool(late.any()):
         result |= {f"probe_accuracy_late/layer_{n}": float(r[late].float().mean()) for n, r in enumerate(right)}
     result["probe_accuracy/chance"] = float(held_out.bincount().max() / len(held_out))
     return result
+
+
+def late_steps(batch: Trajectories) -> Tensor:
+    """bool [B, T]: steps at which a subgoal has been pursued for a while."""
+    size = batch.world.colours_per_subgoal
+    if size > 1:
+        return batch.leg % size == size - 1
+    steps = torch.arange(batch.leg.shape[1]).expand_as(batch.leg)
+    first = F.pad(batch.leg[:, 1:] != batch.leg[:, :-1], (1, 0), value=True)
+    return steps - torch.where(first, steps, 0).cummax(1).values >= 10

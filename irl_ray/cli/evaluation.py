@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from irl_ray.config import merge, to_plain
-from irl_ray.envs import rendering
-from irl_ray.envs.gridworld import GridPinpadEnv
+from irl_ray.envs.pinpad import PinpadSpec
+from irl_ray.envs.worlds import env_id, vector_env, world_spec
 from irl_ray.errors import UserError
 from irl_ray.internal.agent import Agent
 from irl_ray.internal.sampler import sample_code_episodes, sample_raw_episodes
@@ -24,6 +24,8 @@ def evaluate(options: argparse.Namespace) -> int:
     """Prints success with its standard error, and writes a GIF and JSON where asked."""
     if options.episodes < 1:
         raise UserError(f"--episodes: expected a positive number, got {options.episodes}")
+    if weights.holds(options.checkpoint, "expert"):
+        return evaluate_expert(options)
     agent = weights.load(options.checkpoint)
     world = evaluation_world(agent, options.env_config or {})
     states = seed_sequence(options.seed, "evaluate").generate_state(options.episodes, "uint64")
@@ -45,7 +47,7 @@ def evaluate(options: argparse.Namespace) -> int:
     success = np.array([episode.success for episode in episodes])
     result = {
         "acting": acting,
-        "tasks": world["tasks"],
+        "tasks": shown_tasks(world),
         "episodes": len(episodes),
         "success_rate": float(success.mean()),
         "standard_error": float(success.std() / len(success) ** 0.5),
@@ -54,10 +56,7 @@ def evaluate(options: argparse.Namespace) -> int:
         "decisions_per_episode": float(np.mean([len(episode.action) for episode in episodes])),
         "seed": options.seed,
     }
-    for name, value in result.items():
-        print(f"{name:<24}{value:.4g}" if isinstance(value, float) else f"{name:<24}{value}")
-    if options.out:
-        Path(options.out).write_text(json.dumps(result, indent=1) + "\n")
+    show(result, options.out)
     if options.render:
         if (options.prior, options.switch_threshold, options.action_temperature) != (False, None, None):
             raise UserError("--render shows the agent as it was trained; leave out the other flags that change it")
@@ -67,34 +66,72 @@ def evaluate(options: argparse.Namespace) -> int:
     return 0
 
 
-def evaluation_world(agent: Artefact, overrides: dict[str, Any]) -> dict[str, Any]:
+def show(result: dict[str, Any], out: str | None) -> None:
+    """Prints results as a table and writes them as JSON where asked."""
+    for name, value in result.items():
+        print(f"{name:<24}{value:.4g}" if isinstance(value, float) else f"{name:<24}{value}")
+    if out:
+        Path(out).write_text(json.dumps(result, indent=1) + "\n")
+
+
+def shown_tasks(world: PinpadSpec) -> str:
+    """The tasks of a world in a few words."""
+    named = ["-".join(map(str, task)) for task in world.tasks]
+    return named[0] if len(named) == 1 else f"{len(named)} tasks, {named[0]} to {named[-1]}"
+
+
+def evaluate_expert(options: argparse.Namespace) -> int:
+    """How often an expert does its tasks, with mean actions (`--greedy`) or sampled ones, and why not."""
+    from irl_ray.data.collect import CAUSES, walk  # needs pyarrow
+
+    if options.render or options.prior or options.switch_threshold or options.action_temperature:
+        raise UserError("evaluate: an expert has no codes and is not drawn; leave out the flags for agents")
+    artefact = weights.load(options.checkpoint, "expert")
+    world = evaluation_world(artefact, options.env_config or {})
+    walks = walk(artefact.expert, world, range(options.episodes), options.seed, options.greedy)
+    share = walks.ends["success"] / options.episodes
+    lengths = [len(d.action) for d in walks.demonstrations]
+    result = {
+        "acting": f"expert, {'mean' if options.greedy else 'sampled'} actions",
+        "tasks": shown_tasks(world),
+        "episodes": options.episodes,
+        "success_rate": share,
+        "standard_error": (share * (1 - share) / options.episodes) ** 0.5,
+        **{f"ended_{cause}": walks.ends[cause] / options.episodes for cause in CAUSES[1:]},
+        "steps_of_successes": float(np.mean(lengths)) if lengths else 0.0,
+        "seed": options.seed,
+    }
+    show(result, options.out)
+    return 0
+
+
+def evaluation_world(agent: Artefact, overrides: dict[str, Any]) -> PinpadSpec:
     """The world of the agent's last RL phase, else of its demonstrations, changed by `overrides`."""
     world = to_plain(agent.world)
     for phase in ("RawRL", "InternalRL"):
         if phase in agent.provenance:
             trained = agent.provenance[phase].get("env_config", {})
             world = merge(world, {k: v for k, v in trained.items() if k != "preset"})
-    return merge(world, overrides)
+    return world_spec(env_id(agent.world), merge(world, overrides), "--env-config")
 
 
-def record(agent: Artefact, world: dict[str, Any], seed: int, explore: bool, tries: int = 20) -> list[np.ndarray]:
+def record(agent: Artefact, world: PinpadSpec, seed: int, explore: bool, tries: int = 20) -> list[np.ndarray]:
     """Frames of the first successful of some episodes (else of the last), the gate drawn under each."""
-    env, acting = GridPinpadEnv(observation="cells", **world), Agent(agent, seed, explore)
+    env, acting = vector_env(world, 1), Agent(agent, seed, explore)
     frames: list[np.ndarray] = []
     for attempt in range(tries):
         observation, info = env.reset(seed=seed + attempt)
         acting.reset()
         frames, over = [], False
         while not over:
-            task = env.vector.world.tasks[info["task"]]
-            action = acting.act(observation)
-            frames.append(rendering.image(env.vector.world, observation, task, info["leg"], acting.beta))
-            observation, _, terminated, truncated, info = env.step(action)
-            over = terminated or truncated
-        gate = None if acting.beta is None else 0.0
-        frames += [rendering.image(env.vector.world, observation, task, info["leg"], gate)] * 4
-        if info["success"]:
+            action = acting.act(observation[0])
+            frames.append(env.frame(acting.beta))
+            observation, _, terminated, truncated, info = env.step(np.array([action]))
+            over = bool(terminated[0] | truncated[0])
+        frames += [env.frame(None if acting.beta is None else 0.0)] * 4
+        if info["success"][0]:
             break
+    env.close()
     return frames
 
 

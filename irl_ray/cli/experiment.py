@@ -20,7 +20,7 @@ import yaml
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 
 from irl_ray.config import merge
-from irl_ray.envs.gridworld import GridPinpadVectorEnv
+from irl_ray.envs.worlds import world_spec
 from irl_ray.errors import UserError, did_you_mean
 from irl_ray.internal.internal_env import check_world
 from irl_ray.models import weights
@@ -30,6 +30,7 @@ KEYS = ("run", "env", "stop", "checkpoint_config", "num_samples", "config", "des
 CHECKPOINT_KEYS = ("checkpoint_frequency", "checkpoint_at_end", "num_to_keep",
                    "checkpoint_score_attribute", "checkpoint_score_order")  # fmt: skip
 WEIGHT_KEYS = ("base", "metacontroller")  # config keys that name weights
+FOLDER_KEYS = ("data", "clean_data")  # config keys that name folders of demonstrations
 
 
 @dataclass
@@ -137,7 +138,7 @@ def check_config(experiment: Experiment, where: str) -> None:
         UserError: naming the file, the experiment and the key.
     """
     try:
-        experiment.config = _absolute_weights(experiment.config)
+        experiment.config = _absolute_paths(experiment.config)
         if experiment.run in trainables.PHASES:
             for variant in variants(experiment.config):
                 trainables.PHASE_CONFIGS[experiment.run](variant)
@@ -155,10 +156,7 @@ def check_config(experiment: Experiment, where: str) -> None:
 def _check_environment(config: AlgorithmConfig) -> None:
     required = ("metacontroller",) if hasattr(config, "metacontroller") else ()
     agent = weights.load(config.weights_name, *required)
-    try:
-        check_world(agent, GridPinpadVectorEnv(1, observation="cells", **config.env_config))
-    except TypeError as error:
-        raise UserError(f"env_config: {error}") from None
+    check_world(agent, world_spec(config.env, config.env_config))
 
 
 def built_algorithm_config(run: str, config: Mapping[str, Any]) -> AlgorithmConfig:
@@ -205,7 +203,7 @@ def _copied(node: Any) -> Any:
     return {k: _copied(v) for k, v in node.items()} if isinstance(node, Mapping) else node
 
 
-def _absolute_weights(config: dict[str, Any]) -> dict[str, Any]:
+def _absolute_paths(config: dict[str, Any]) -> dict[str, Any]:
     def absolute(value: Any) -> Any:
         if isinstance(value, Mapping) and "grid_search" in value:
             return {"grid_search": [absolute(option) for option in value["grid_search"]]}
@@ -213,7 +211,11 @@ def _absolute_weights(config: dict[str, Any]) -> dict[str, Any]:
             return value
         return str(weights.resolve(value).resolve())
 
-    return {key: absolute(value) if key in WEIGHT_KEYS else value for key, value in config.items()}
+    def folder(value: Any) -> Any:
+        return str(Path(value).expanduser().resolve()) if isinstance(value, str) else value
+
+    made = {**dict.fromkeys(WEIGHT_KEYS, absolute), **dict.fromkeys(FOLDER_KEYS, folder)}
+    return {key: made[key](value) if key in made else value for key, value in config.items()}
 
 
 def _settable(run: str) -> set[str]:

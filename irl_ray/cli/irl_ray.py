@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -23,6 +25,25 @@ def parser() -> argparse.ArgumentParser:
     phase.add_argument("--device", default=None, help="cpu or cuda")
     phase.add_argument("--steps", type=int, default=None, help="optimiser steps in place of the file's")
     phase.add_argument("--minutes", type=float, default=None, help="stop after this long")
+    collect = commands.add_parser("collect", help="collect demonstrations as Parquet shards")
+    collect.add_argument("env", help="such as irl_ray/AntPinpad-v0")
+    collect.add_argument("--expert", required=True, help="released name, checkpoint or artefact folder")
+    collect.add_argument("--episodes", type=int, required=True, help="episodes to run; successes are kept")
+    collect.add_argument("--out", required=True, help="folder for the shards")
+    collect.add_argument("--deterministic", action="store_true", help="mean actions (the clean expert)")
+    collect.add_argument("--env-config", type=json_object, default=None, help="world settings as JSON")
+    collect.add_argument("--seed", type=int, default=0)
+    collect.add_argument("--threads", type=int, default=0, help="of the physics, per process")
+    collect.add_argument("--workers", type=int, default=0, help="Ray workers; 0 collects in this process")
+    collect.add_argument("--shard", type=int, default=4096, help="episodes per shard (default: 4096)")
+    data = commands.add_parser("data", help="look at, check or convert demonstrations")
+    actions = data.add_subparsers(dest="action", required=True)
+    for name, what in (("info", "what a folder holds"), ("verify", "check every shard")):
+        actions.add_parser(name, help=what).add_argument("folder")
+    export = actions.add_parser("export", help="convert to another format")
+    export.add_argument("folder")
+    export.add_argument("--minari", required=True, metavar="ID", help="as a Minari dataset, such as ant/pinpad-v0")
+    export.add_argument("--limit", type=int, default=None, help="trajectories to export (default: all)")
     card = commands.add_parser("card", help="print a model card")
     card.add_argument("name", help="artefact folder, checkpoint or released name")
     curve = commands.add_parser("curve", help="success over episodes: median and quartiles over seeds")
@@ -42,11 +63,43 @@ def main(arguments: list[str] | None = None) -> int:
     """Entry point of the console script; returns the exit code."""
     options = parser().parse_args(arguments)
     try:
-        commands = {"phase": run_phase, "card": print_card, "curve": draw_curve, "lessons": draw_lessons}
+        commands = {
+            "phase": run_phase,
+            "collect": collect_demonstrations,
+            "data": on_demonstrations,
+            "card": print_card,
+            "curve": draw_curve,
+            "lessons": draw_lessons,
+        }
         return commands[options.command](options)
     except UserError as error:
         print(f"irl-ray: {error}", file=sys.stderr)
         return 2
+
+
+def json_object(text: str) -> dict[str, Any]:
+    """An argument that is a JSON object."""
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise argparse.ArgumentTypeError(f"not JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise argparse.ArgumentTypeError("expected a JSON object")
+    return value
+
+
+def collect_demonstrations(options: argparse.Namespace) -> int:
+    """`irl-ray collect ENV --expert X --episodes N --out DIR`."""
+    from irl_ray.cli.demonstrations import collect
+
+    return collect(options)
+
+
+def on_demonstrations(options: argparse.Namespace) -> int:
+    """`irl-ray data info|verify|export FOLDER`."""
+    from irl_ray.cli import demonstrations
+
+    return getattr(demonstrations, options.action)(options)
 
 
 def print_card(options: argparse.Namespace) -> int:
@@ -69,6 +122,8 @@ def run_phase(options: argparse.Namespace) -> int:
     if not isinstance(spec, dict) or spec.get("run") not in made:
         raise UserError(f"{path}: expected an experiment with run: Pretrain or Discover")
     values = dict(spec.get("config") or {})
+    if "env" in spec:
+        values["env"] = spec["env"]
     values |= {k: v for k in ("device", "steps") if (v := getattr(options, k)) is not None}
     phase_class, typed = made[spec["run"]]
     phase, started = phase_class(typed(values)), time.monotonic()

@@ -9,6 +9,8 @@ from typing import Any
 from ray.tune import ProgressReporter
 from ray.tune.experiment import Trial
 
+from irl_ray.cli.text import duration
+
 # header, key (a path joined by "/"), format
 Column = tuple[str, str, Callable[[Any], str]]
 
@@ -59,7 +61,18 @@ COLUMNS: dict[str, list[Column]] = {
         ("length", "env_runners/episode_len_mean", _fixed(1)),
     ],
 }
-GATE_NAMES = ("floor/", "eval/", "probe_", "control_", "switch", "subgoals_per", "code_", "injected_")
+GATE_NAMES = (
+    "floor/",
+    "eval/",
+    "goal_given",
+    "probe_",
+    "free_walk",
+    "control_",
+    "switch",
+    "subgoals_per",
+    "code_",
+    "injected_",
+)
 
 
 def columns_of(run: str) -> list[Column]:
@@ -74,13 +87,6 @@ def look_up(result: Mapping[str, Any], path: str) -> Any:
     head, _, tail = path.partition("/")
     inner = result.get(head)
     return look_up(inner, tail) if tail and isinstance(inner, Mapping) else None
-
-
-def duration(seconds: float) -> str:
-    """`75` as `1m15s`."""
-    minutes, rest = divmod(int(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}h{minutes:02d}m" if hours else f"{minutes}m{rest:02d}s" if minutes else f"{rest}s"
 
 
 def share_done(result: Mapping[str, Any], stop: Mapping[str, float]) -> float:

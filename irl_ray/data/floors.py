@@ -18,7 +18,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from irl_ray.data.gridworld import GridworldExpert, Trajectories
+from irl_ray.data.gridworld import GridworldExpert
+from irl_ray.data.trajectories import Trajectories
 from irl_ray.envs.pinpad import PinpadSpec, Task
 
 

@@ -9,62 +9,16 @@ Source: Kobayashi et al., arXiv 2512.20605, C.1.1 and C.4.4 (expert), Appendix A
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from irl_ray.data.trajectories import Trajectories
 from irl_ray.envs import pinpad
 from irl_ray.envs.pinpad import PinpadSpec
 from irl_ray.seeding import torch_seed
 
 POOL = 8
-
-
-@dataclass
-class Trajectories:
-    """A batch of expert trajectories, padded on the right.
-
-    `task`, `leg` and `subgoal` are ground truth for analysis; the training phases never read them.
-
-    Attributes:
-        observation: int64 [B, T+1, E], the cell of every entity; the agent comes last.
-        action: int64 [B, T].
-        mask: bool [B, T], true on real steps.
-        task: int64 [B], number of the task in the specification's list.
-        leg: int64 [B, T], how many colours of the task had been visited before the step.
-        subgoal: int64 [B, T], ground-truth subgoal (see `PinpadSpec.subgoals`), -1 on padding.
-        distances: int16 [C, O, B] of `pinpad.shortest_distances`.
-    """
-
-    observation: Tensor
-    action: Tensor
-    mask: Tensor
-    task: Tensor
-    leg: Tensor
-    subgoal: Tensor
-    distances: Tensor
-
-    def __len__(self) -> int:
-        return self.action.shape[0]
-
-    def select(self, rows: Tensor) -> Trajectories:
-        """The given trajectories, trimmed to the longest of them."""
-        steps = int(self.mask[rows].sum(1).max())
-        return Trajectories(
-            self.observation[rows, : steps + 1],
-            self.action[rows, :steps],
-            self.mask[rows, :steps],
-            self.task[rows],
-            self.leg[rows, :steps],
-            self.subgoal[rows, :steps],
-            self.distances[:, :, rows],
-        )
-
-    def split_by_length(self, parts: int) -> list[Trajectories]:
-        """The batch in `parts` of similar length: the same set with far less padding."""
-        order = self.mask.sum(1).argsort()
-        return [self.select(rows) for rows in order.chunk(parts)]
 
 
 class GridworldExpert:
@@ -137,6 +91,7 @@ class GridworldExpert:
         static = entities[:, None, :-1].expand(-1, mask.shape[1] + 1, -1)
         subgoal = self.task_subgoals[task[:, None], leg.clamp(max=self.tasks.shape[1] - 1)]
         return Trajectories(
+            world=spec,
             observation=torch.cat([static, torch.stack(positions, 1)[..., None]], -1),
             action=torch.stack(actions, 1),
             mask=mask,

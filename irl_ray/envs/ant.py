@@ -10,12 +10,11 @@ import numpy as np
 from mujoco.rollout import Rollout
 
 from irl_ray.envs import rendering
-from irl_ray.envs.ant_model import ANKLE_CENTRE, ANKLE_SIGN, NUM_JOINTS, TIMESTEP, ant_model
+from irl_ray.envs.ant_model import ANKLE_CENTRE, ANKLE_SIGN, TIMESTEP, ant_model
 from irl_ray.envs.vector import PinpadEnv, PinpadVectorEnv
-from irl_ray.envs.worlds import CONTROL_STEPS, AntSpec, ant_spec
+from irl_ray.envs.worlds import CONTROL_STEPS, NUM_JOINTS, AntSpec, ant_observation_size, ant_spec
 from irl_ray.errors import UserError
 
-NUM_PROPRIOCEPTION = 27  # height, quaternion, joint angles; velocities of torso and joints
 HEIGHT_RANGE = (0.2, 1.0)  # metres; outside it the episode ends
 START_HEIGHT, START_NOISE = 0.55, 0.1
 EXPLODED = 200.0  # a velocity no ant reaches (m/s or rad/s)
@@ -95,7 +94,7 @@ class AntPinpadVectorEnv(PinpadVectorEnv):
         **world: Any,
     ):
         spec = ant_spec(world)
-        size = 4 + NUM_PROPRIOCEPTION + 2 * (spec.num_colours + spec.num_walls)
+        size = ant_observation_size(spec)
         self.single_observation_space = gym.spaces.Box(-np.inf, np.inf, (size,), np.float32)
         self.single_action_space = gym.spaces.Box(-1.0, 1.0, (NUM_JOINTS,), np.float32)
         super().__init__(num_envs, spec, autoreset, render_mode)

@@ -10,7 +10,6 @@ import mujoco
 import numpy as np
 
 TIMESTEP = 0.025  # seconds; semi-implicit Euler
-NUM_JOINTS = 8
 # Hip and ankle of legs 1 to 4, counted counterclockwise from the front left. Rotating the ant by a
 # quarter turn maps leg i onto leg i + 1, and the sign of its ankle's angle onto that of the next.
 JOINTS = tuple(f"{part}_{leg}" for leg in range(1, 5) for part in ("hip", "ankle"))

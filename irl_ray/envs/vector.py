@@ -23,7 +23,10 @@ class PinpadVectorEnv(gym.vector.VectorEnv):
         entities: int64 [N, E], the cell of every colour, every wall and, last, the agent.
         distances: int16 [C, O, N] of `pinpad.shortest_distances`.
         task, leg, elapsed: int64 [N], number of the task, colours visited so far, steps so far.
+        free: without a task: visits are told (`entered` in the info) but neither count nor end anything.
     """
+
+    free = False
 
     per_row = ("entities", "task", "leg", "elapsed", "_colour_at", "_wall_at", "_finished")
 
@@ -90,7 +93,7 @@ class PinpadVectorEnv(gym.vector.VectorEnv):
                 if one is not None:
                     self._generators[row] = np.random.default_rng(one)
         self._restart(rows)
-        return self.observe(), self._info(np.zeros(self.num_envs, bool), {})
+        return self.observe(), self._info(np.zeros(self.num_envs, bool), {"entered": np.full(self.num_envs, -1)})
 
     def _restart(self, rows: np.ndarray) -> None:
         world = self.world
@@ -121,7 +124,7 @@ class PinpadVectorEnv(gym.vector.VectorEnv):
         entered = np.where(on_grid != position, self._colour_at[self._rows, on_grid], -1)
         self.entities[:, -1] = on_grid
         self.elapsed += ~waiting
-        success, wrong = self._judge(entered)
+        success, wrong = (np.zeros((2, self.num_envs), bool)) if self.free else self._judge(entered)
         success &= ~waiting
         terminated = success | wrong
         for rows in ends.values():
@@ -134,7 +137,13 @@ class PinpadVectorEnv(gym.vector.VectorEnv):
         if self.render_mode == "human":
             self.render()
         reward = success.astype(np.float64)
-        return self.observe(), reward, terminated, truncated, self._info(success, {"wrong_colour": wrong, **ends})
+        return (
+            self.observe(),
+            reward,
+            terminated,
+            truncated,
+            self._info(success, {"entered": entered, "wrong_colour": wrong, **ends}),
+        )
 
     def _judge(self, entered: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Counts visits: which rows have done their task, which entered a wrong colour; bool [N]."""

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from irl_ray.config import build, with_preset
+import gymnasium as gym
+
+from irl_ray.config import build, to_plain, with_preset
 from irl_ray.envs.pinpad import PinpadSpec
 from irl_ray.errors import UserError, did_you_mean
+
+if TYPE_CHECKING:
+    from irl_ray.envs.vector import PinpadVectorEnv
 
 GRIDWORLD_ID, ANT_ID, GUIDED_ANT_ID = "irl_ray/GridPinpad-v0", "irl_ray/AntPinpad-v0", "irl_ray/AntPinpadGuided-v0"
 
@@ -42,6 +47,9 @@ ANTS: dict[str, dict[str, Any]] = {
     "paper": {**_ANT, "horizon": 500, "control": "torque", "yaw": "random"},
 }
 POST_TRAINING_TASKS = {"tiny": "post_two_pairs", "small": "post_three_pairs", "paper": "post_a1"}
+NUM_PROPRIOCEPTION = 27  # the ant's height, quaternion, joint angles; velocities of torso and joints
+NUM_BODY = NUM_PROPRIOCEPTION + 2  # and the torso's global x and y
+NUM_JOINTS = 8
 CONTROL_STEPS = {"torque": 2, "position": 4}  # physics steps of 25 ms per action
 
 
@@ -84,6 +92,18 @@ def world_spec(env: str, values: Mapping[str, Any], where: str = "env_config") -
     return build(kind, with_preset(values, presets, where), where)
 
 
+def preset_of(
+    values: Mapping[str, Any], presets: Mapping[str, Mapping[str, Mapping[str, Any]]], where: str
+) -> tuple[str, dict[str, Any]]:
+    """The environment that settings name by `env` (the gridworld unless given), and the settings
+    laid over the preset of that environment that they name by `preset`."""
+    env = values.get("env", GRIDWORLD_ID)
+    if env not in presets:
+        raise UserError(f"env: {env!r} is unknown.{did_you_mean(env, presets)} Expected one of {', '.join(presets)}")
+    rest = {key: value for key, value in values.items() if key != "env"}
+    return env, with_preset(rest, presets[env], where)
+
+
 def gridworld_spec(values: Mapping[str, Any], where: str = "env_config") -> PinpadSpec:
     """A gridworld by its settings."""
     return world_spec(GRIDWORLD_ID, values, where)
@@ -97,3 +117,31 @@ def ant_spec(values: Mapping[str, Any], where: str = "env_config") -> AntSpec:
 def env_id(world: PinpadSpec) -> str:
     """The environment that a world belongs to."""
     return next(name for name, (kind, _) in WORLDS.items() if type(world) is kind)
+
+
+def ant_observation_size(world: AntSpec) -> int:
+    """Entries of the ant's observation."""
+    return NUM_BODY + 2 * (world.num_colours + world.num_walls) + 2
+
+
+def world_differences(wanted: PinpadSpec, given: PinpadSpec) -> str:
+    """What keeps a model of one world from observing and acting in another; empty if nothing does."""
+    if type(wanted) is not type(given):
+        return f"the environment is {env_id(given)}, expected {env_id(wanted)}"
+    keys = ("grid_size", "num_colours", "num_walls", "cell_size", "control", "yaw")
+    pairs = [(key, getattr(wanted, key, None), getattr(given, key, None)) for key in keys]
+    return ", ".join(f"{key} is {b}, expected {a}" for key, a, b in pairs if a != b)
+
+
+def vector_env(world: PinpadSpec, num_envs: int, **options: Any) -> PinpadVectorEnv:
+    """N copies of a world as the models here read it; finished copies wait for a reset.
+
+    Args:
+        world: the world.
+        num_envs: N.
+        **options: of the environment, such as `threads` for the ant.
+    """
+    name = env_id(world)
+    if name == GRIDWORLD_ID:
+        options["observation"] = "cells"
+    return gym.make_vec(name, num_envs=num_envs, autoreset="disabled", **options, **to_plain(world))

@@ -7,8 +7,8 @@ import os
 import numpy as np
 import torch
 
+from irl_ray.envs.worlds import AntSpec, ant_observation_size
 from irl_ray.errors import UserError
-from irl_ray.internal.rollout import sample_actions
 from irl_ray.models import weights
 from irl_ray.models.weights import Artefact
 
@@ -29,7 +29,7 @@ class Agent:
 
     def __init__(self, artefact: Artefact, seed: int = 0, explore: bool = True):
         self.artefact, self.explore = artefact, explore
-        self._random = torch.Generator().manual_seed(seed)
+        self._random = np.random.default_rng(seed)
         self.beta: float | None = None
         self.code: np.ndarray | None = None
         self.reset()
@@ -43,8 +43,8 @@ class Agent:
         self._policy = parts.policy.initial_state(1) if parts.policy else None
 
     @torch.no_grad()
-    def act(self, observation: np.ndarray) -> int:
-        """The next action for one observation, one-hot [G²·E] or cells [E].
+    def act(self, observation: np.ndarray) -> int | np.ndarray:
+        """The next action for one observation: of the gridworld one-hot [G²·E] or cells [E], of the ant [F].
 
         `beta` and `code` afterwards tell the switch and the code in force.
 
@@ -56,14 +56,14 @@ class Agent:
             raise UserError(f"an episode of over {MAX_STEPS} steps: call agent.reset() when one starts")
         self._steps += 1
         base, meta, policy = (getattr(self.artefact, n) for n in ("base", "metacontroller", "policy"))
-        cells = self._cells(np.asarray(observation))
+        observed = self._observed(np.asarray(observation))
         if meta is None:
-            top = base.upper_step(base.embed(cells), self._base, 0)
+            top = base.upper_step(base.embed(observed), self._base, 0)
         else:
-            residual = base.lower_step(cells, self._base, meta.layer)
+            residual = base.lower_step(observed, self._base, meta.layer)
             self.beta = float(meta.switch_step(residual, self._meta))
             if self.beta >= self.artefact.switch_threshold:
-                noise = torch.randn(1, meta.config.code_size, generator=self._random)
+                noise = torch.from_numpy(self._random.standard_normal((1, meta.config.code_size), np.float32))
                 if policy is not None:
                     inputs = policy.step(residual, self._policy, torch.zeros(1, dtype=torch.long))
                     mean, log_std = inputs.chunk(2, -1)
@@ -72,11 +72,17 @@ class Agent:
             self.code = self._meta["code"][0].numpy().copy()
             controlled = meta.control(residual, self._meta["code"])
             top = base.upper_step(controlled, self._base, meta.layer)
-        uniform = torch.rand(1, generator=self._random)
-        return int(sample_actions(base.action_logits(top), uniform, self.artefact.action_temperature))
+        noise = torch.from_numpy(base.actions.noise(self._random, 1))
+        action = base.actions.sample(base.action_inputs(top), noise, self.artefact.action_temperature)
+        return action[0].numpy() if base.continuous else int(action)
 
-    def _cells(self, observation: np.ndarray) -> torch.Tensor:
+    def _observed(self, observation: np.ndarray) -> torch.Tensor:
         world = self.artefact.world
+        if isinstance(world, AntSpec):
+            size = ant_observation_size(world)
+            if observation.shape != (size,):
+                raise UserError(f"observation of shape {observation.shape}: expected ({size},)")
+            return torch.as_tensor(observation, dtype=torch.float32)[None]
         if observation.shape == (world.num_cells * world.num_entities,):
             observation = observation.reshape(world.num_entities, world.num_cells).argmax(-1)
         if observation.shape != (world.num_entities,):

@@ -21,9 +21,9 @@ import torch
 from gymnasium.vector import AutoresetMode
 from torch import Tensor
 
-from irl_ray.envs.gridworld import GridPinpadVectorEnv
+from irl_ray.envs.pinpad import PinpadSpec
+from irl_ray.envs.worlds import vector_env, world_differences
 from irl_ray.errors import UserError
-from irl_ray.internal.rollout import sample_actions
 from irl_ray.models.state import map_state, reset_rows, select_rows
 from irl_ray.models.weights import Artefact
 
@@ -57,29 +57,29 @@ class InternalVectorEnv(gym.vector.VectorEnv):
 
     Args:
         agent: base model and metacontroller.
+        world: the raw environment, with its tasks.
         num_envs: N.
         threshold: beta at or above it is a switch (0.5 in the paper).
         action_temperature: at which the base model's actions are drawn (1 in the paper).
-        autoreset: "next_step" or "disabled", as for `GridPinpadVectorEnv`.
-        **world: the raw environment's settings.
+        autoreset: "next_step" or "disabled", as for the raw environment.
     """
 
     def __init__(
         self,
         agent: Artefact,
+        world: PinpadSpec,
         num_envs: int,
         *,
         threshold: float = 0.5,
         action_temperature: float = 1.0,
         autoreset: str = "next_step",
-        **world: Any,
     ):
         if agent.metacontroller is None:
             raise UserError("the internal environment needs a metacontroller; run discovery first")
         self.base, self.meta, self.threshold = agent.base, agent.metacontroller, threshold
         self.action_temperature = action_temperature
-        self.raw = GridPinpadVectorEnv(num_envs, observation="cells", autoreset="disabled", **world)
-        check_world(agent, self.raw)
+        check_world(agent, world)
+        self.raw = vector_env(world, num_envs)
         self._autoreset = autoreset == "next_step"
         mode = AutoresetMode.NEXT_STEP if self._autoreset else AutoresetMode.DISABLED
         self.metadata = {"autoreset_mode": mode}
@@ -94,9 +94,13 @@ class InternalVectorEnv(gym.vector.VectorEnv):
             "base": self.base.initial_state(num_envs, self.raw.world.horizon + 1),
             "meta": self.meta.initial_state(num_envs),
         }
-        self._uniforms = np.zeros((num_envs, self.raw.world.horizon + 1))
         self._generators = [np.random.default_rng() for _ in range(num_envs)]
+        self._noise = np.stack([self._draw(row) for row in range(num_envs)])
         self._finished = np.zeros(num_envs, bool)
+
+    def _draw(self, row: int) -> np.ndarray:
+        """The random numbers behind the raw actions of one episode."""
+        return self.base.actions.noise(self._generators[row], self.raw.world.horizon + 1)
 
     @torch.no_grad()
     def reset(
@@ -118,15 +122,15 @@ class InternalVectorEnv(gym.vector.VectorEnv):
         mask[rows] = True
         self.raw.reset(seed=seed, options={"reset_mask": mask})
         for row in rows:
-            self._uniforms[row] = self._generators[row].random(self._uniforms.shape[1])
+            self._noise[row] = self._draw(row)
         self._finished[rows] = False
         index = torch.from_numpy(rows)
         reset_rows(self._state, index)
         self._perceive(None if len(rows) == self.num_envs else index)
 
-    def _perceive(self, rows: Tensor | None) -> np.ndarray:
+    def _perceive(self, rows: Tensor | None, observation: np.ndarray | None = None) -> np.ndarray:
         """e = lower(o); beta = f_switch(e, h, z); h = GRU(e, h), for all rows or some."""
-        observation = torch.from_numpy(self.raw.entities)
+        observation = torch.from_numpy(self.raw.observe() if observation is None else observation)
         if rows is None:
             self.residual = self.base.lower_step(observation, self._state["base"], self.meta.layer)
             return self.meta.switch_step(self.residual, self._state["meta"]).numpy()
@@ -155,15 +159,16 @@ class InternalVectorEnv(gym.vector.VectorEnv):
         chosen = index.numpy()
         state = self._state if everyone else select_rows(self._state, index)
         residual = self.meta.control(self.residual[index], state["meta"]["code"])
-        logits = self.base.action_logits(self.base.upper_step(residual, state["base"], self.meta.layer))
+        inputs = self.base.action_inputs(self.base.upper_step(residual, state["base"], self.meta.layer))
         if not everyone:
             self._write(index, state)
-        uniforms = torch.from_numpy(self._uniforms[chosen, self.raw.elapsed[chosen]])
-        actions = np.zeros(self.num_envs, np.int64)
-        actions[chosen] = sample_actions(logits, uniforms, self.action_temperature).numpy()
+        noise = torch.from_numpy(self._noise[chosen, self.raw.elapsed[chosen]])
+        drawn = self.base.actions.sample(inputs, noise, self.action_temperature).numpy()
+        actions = np.zeros((self.num_envs, *drawn.shape[1:]), drawn.dtype)
+        actions[chosen] = drawn
         still = None if everyone else ~_mask(chosen, self.num_envs)
-        _, reward, terminated, truncated, info = self.raw.step(actions, still)
-        beta = self._perceive(None if everyone else index)
+        observation, reward, terminated, truncated, info = self.raw.step(actions, still)
+        beta = self._perceive(None if everyone else index, observation)
         self._finished[chosen] |= (terminated | truncated)[chosen]
         return RawStep(reward[chosen], terminated[chosen], truncated[chosen], info["success"][chosen], beta)
 
@@ -172,7 +177,7 @@ class InternalVectorEnv(gym.vector.VectorEnv):
         index = torch.from_numpy(rows)
         self._state = select_rows(self._state, index)
         self.residual = self.residual[index]
-        self._uniforms, self._finished = self._uniforms[rows], self._finished[rows]
+        self._noise, self._finished = self._noise[rows], self._finished[rows]
         self._generators = [self._generators[row] for row in rows]
         self.raw.keep(rows)
         self.num_envs = len(rows)
@@ -200,16 +205,15 @@ class InternalVectorEnv(gym.vector.VectorEnv):
         return self.residual.numpy().copy(), reward, terminated, truncated, info
 
 
-def check_world(agent: Artefact, env: GridPinpadVectorEnv) -> None:
+def check_world(agent: Artefact, world: PinpadSpec) -> None:
     """Refuses a world that the agent's base model cannot observe.
 
     Raises:
         UserError: naming the keys that differ.
     """
-    for key in ("grid_size", "num_colours", "num_walls"):
-        wanted, given = getattr(agent.world, key), getattr(env.world, key)
-        if wanted != given:
-            raise UserError(f"env_config.{key}: the weights were trained with {wanted}, got {given}")
+    different = world_differences(agent.world, world)
+    if different:
+        raise UserError(f"env_config: these weights were trained in another world: {different}")
 
 
 def _mask(rows: np.ndarray, size: int) -> np.ndarray:

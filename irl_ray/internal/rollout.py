@@ -10,67 +10,74 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from irl_ray.envs.gridworld import GridPinpadVectorEnv
+from irl_ray.envs.pinpad import PinpadSpec
+from irl_ray.envs.worlds import vector_env
 from irl_ray.models.sequence_model import SequenceModel
-from irl_ray.seeding import generator, torch_seed
+from irl_ray.seeding import generator
 
 Steer = Callable[[Tensor, dict[str, Any]], Tensor]
 
 
 @dataclass
 class RolloutSummary:
-    """Outcome of complete episodes, each [episodes]."""
+    """Outcome of complete episodes: success, colours visited in order, steps, each [episodes]; and
+    the colours that were entered, in order, for each episode."""
 
     success: np.ndarray
     legs: np.ndarray
     steps: np.ndarray
+    visits: list[list[int]]
 
     @property
     def success_rate(self) -> float:
         return float(self.success.mean())
 
 
-def sample_actions(logits: Tensor, uniforms: Tensor, temperature: float = 1.0) -> Tensor:
-    """Categorical samples by inversion: logits [N, A], uniforms [N] in [0, 1) -> int64 [N]."""
-    cumulative = (logits / temperature).softmax(-1).cumsum(-1)
-    return (uniforms[:, None] >= cumulative[:, :-1]).sum(-1)
-
-
 @torch.no_grad()
 def roll_out(
     base: SequenceModel,
-    world: dict[str, Any],
+    world: PinpadSpec,
     episodes: int,
     seed: int,
     layer: int = 0,
     steer: Steer | None = None,
+    temperature: float = 1.0,
+    free: bool = False,
 ) -> RolloutSummary:
     """Runs `episodes` complete episodes side by side.
 
     Args:
         base: acts by sampling from its action head.
-        world: settings of `GridPinpadVectorEnv`.
+        world: the world and its tasks.
         episodes: number of episodes, all of which are run to their end.
         seed: of layouts, tasks and actions.
         layer: l at which `steer` acts.
         steer: maps (e_l [N, d], the environment's info) to the residual stream that goes on; the
             info holds ground truth, which is what this function is for: analysis.
+        temperature: at which actions are drawn.
+        free: no task: visits neither end an episode nor count; they are listed in `visits`.
     """
-    env = GridPinpadVectorEnv(episodes, observation="cells", autoreset="disabled", **world)
-    random = torch.Generator().manual_seed(torch_seed(seed, "rollout", "actions"))
+    env = vector_env(world, episodes)
+    env.free = free
+    random = generator(seed, "rollout", "actions")
     seeds = generator(seed, "rollout", "layouts").integers(2**62, size=episodes)
     observation, info = env.reset(seed=[int(s) for s in seeds])
     state = base.initial_state(episodes, env.world.horizon)
     success, running = np.zeros(episodes, bool), np.ones(episodes, bool)
     steps = np.zeros(episodes, np.int64)
+    visits: list[list[int]] = [[] for _ in range(episodes)]
     while running.any():
         residual = base.lower_step(torch.from_numpy(observation), state, layer)
         if steer is not None:
             residual = steer(residual, info)
-        logits = base.action_logits(base.upper_step(residual, state, layer))
-        action = sample_actions(logits, torch.rand(episodes, generator=random))
+        inputs = base.action_inputs(base.upper_step(residual, state, layer))
+        noise = torch.from_numpy(base.actions.noise(random, episodes))
+        action = base.actions.sample(inputs, noise, temperature)
         observation, _, terminated, truncated, info = env.step(action.numpy())
+        for row in np.flatnonzero(info["entered"] >= 0):
+            visits[row].append(int(info["entered"][row]))
         steps += running
         success |= info["success"]
         running &= ~(terminated | truncated)
-    return RolloutSummary(success, info["leg"], steps)
+    env.close()
+    return RolloutSummary(success, info["leg"], steps, visits)

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 
-from irl_ray.envs.gridworld import GridPinpadVectorEnv
+from irl_ray.envs.pinpad import PinpadSpec
+from irl_ray.envs.vector import PinpadVectorEnv
+from irl_ray.envs.worlds import vector_env
 from irl_ray.internal.internal_env import InternalVectorEnv
-from irl_ray.internal.rollout import sample_actions
 from irl_ray.models.code_policy import CodePolicy, gaussian_log_prob
 from irl_ray.models.sequence_model import SequenceModel
 from irl_ray.models.state import select_rows
@@ -30,8 +30,8 @@ class Episode:
     """One complete episode; K decisions.
 
     Attributes:
-        observation: [K + 1, d] residuals (float32) or [K + 1, E] cells; the last one is final.
-        action: [K, z] codes or [K] raw actions.
+        observation: [K + 1, d] residuals or [K + 1, ...] raw observations; the last one is final.
+        action: [K, z] codes or [K, ...] raw actions.
         log_prob: [K] of the actions under the policy that took them.
         reward: [K].
         terminated: whether it ended by itself; else the horizon cut it.
@@ -89,7 +89,7 @@ class _Recorder:
 def sample_code_episodes(
     agent: Artefact,
     policy: CodePolicy | None,
-    world: dict[str, Any],
+    world: PinpadSpec,
     seeds: Sequence[int],
     *,
     threshold: float | None = None,
@@ -101,7 +101,7 @@ def sample_code_episodes(
     Args:
         agent: frozen base model and metacontroller.
         policy: the policy over codes; None draws from the prior N(0, I).
-        world: settings of the raw environment.
+        world: the raw environment, with its tasks.
         seeds: one per episode.
         threshold: of the switch; None for the policy's own, 0.5 without a policy.
         action_temperature: of the base model's actions; None for the policy's own, 1 without one.
@@ -113,7 +113,7 @@ def sample_code_episodes(
     if action_temperature is None:
         action_temperature = policy.config.action_temperature if policy else 1.0
     env = InternalVectorEnv(
-        agent, count, threshold=threshold, action_temperature=action_temperature, autoreset="disabled", **world
+        agent, world, count, threshold=threshold, action_temperature=action_temperature, autoreset="disabled"
     )
     env.reset(seed=list(seeds))
     horizon, code_size = env.raw.world.horizon, agent.metacontroller.config.code_size
@@ -151,36 +151,35 @@ def sample_code_episodes(
 
 @torch.no_grad()
 def sample_raw_episodes(
-    base: SequenceModel, world: dict[str, Any], seeds: Sequence[int], *, explore: bool = True
+    base: SequenceModel, world: PinpadSpec, seeds: Sequence[int], *, explore: bool = True
 ) -> list[Episode]:
     """One episode per seed in which `base` itself chooses raw actions (baseline of C.5.3).
 
     Without `explore` the most likely action is taken.
     """
     count = len(seeds)
-    env = GridPinpadVectorEnv(count, observation="cells", autoreset="disabled", **world)
-    env.reset(seed=list(seeds))
-    horizon = env.world.horizon
-    uniforms = torch.from_numpy(np.stack([np.random.default_rng([s, 1]).random(horizon + 1) for s in seeds]))
+    env = vector_env(world, count)
+    observed, _ = env.reset(seed=list(seeds))
+    horizon = world.horizon
+    noise = torch.from_numpy(np.stack([base.actions.noise(np.random.default_rng([s, 1]), horizon + 1) for s in seeds]))
     state = base.initial_state(count, horizon + 1)
     recorder, episode, running = _Recorder(count), np.arange(count), np.ones(count, bool)
     while running.any():
-        observed = env.observe()
-        logits = base.action_logits(base.upper_step(base.embed(torch.from_numpy(observed)), state, 0))
-        chosen = uniforms[torch.from_numpy(episode), torch.from_numpy(env.elapsed)]
-        action = sample_actions(logits, chosen) if explore else logits.argmax(-1)
-        log_prob = logits.log_softmax(-1).gather(1, action[:, None])[:, 0].numpy()
+        inputs = base.action_inputs(base.upper_step(base.embed(torch.from_numpy(observed)), state, 0))
+        chosen = noise[torch.from_numpy(episode), torch.from_numpy(env.elapsed)]
+        action = base.actions.sample(inputs, chosen) if explore else base.actions.mode(inputs)
+        log_prob = base.actions.log_prob(inputs, action).numpy()
         recorder.decided(episode[running], observed[running], action.numpy()[running], log_prob[running])
-        _, reward, terminated, truncated, info = env.step(action.numpy())
+        observed, reward, terminated, truncated, info = env.step(action.numpy())
         recorder.rewarded(episode[running], reward[running])
         over = running & (terminated | truncated)
-        _record_ends(recorder, episode, over, env.observe(), terminated, info["success"], env)
+        _record_ends(recorder, episode, over, observed, terminated, info["success"], env)
         running &= ~over
         if running.any() and running.mean() < SHRINK:
             rows = np.flatnonzero(running)
             env.keep(rows)
             state = select_rows(state, torch.from_numpy(rows))
-            episode, running = episode[rows], running[rows]
+            episode, running, observed = episode[rows], running[rows], observed[rows]
     return recorder.episodes()
 
 
@@ -191,7 +190,7 @@ def _record_ends(
     final: np.ndarray,
     terminated: np.ndarray,
     success: np.ndarray,
-    raw: GridPinpadVectorEnv,
+    raw: PinpadVectorEnv,
 ) -> None:
     outcome = (final[over], terminated[over], success[over], raw.elapsed[over], raw.leg[over])
     recorder.ended(episode[over], *outcome)

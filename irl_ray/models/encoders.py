@@ -5,6 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from irl_ray.envs.pinpad import PinpadSpec
+from irl_ray.envs.worlds import NUM_BODY, AntSpec, ant_observation_size
+
 
 class AbsoluteEncoder(nn.Module):
     """The paper's linear map of concatenated one-hots (Appendix A, D.1).
@@ -13,9 +16,9 @@ class AbsoluteEncoder(nn.Module):
     embedding per (entity, cell): exact, without the G²·E wide product.
     """
 
-    def __init__(self, grid_size: int, num_entities: int, width: int, std: float):
+    def __init__(self, world: PinpadSpec, width: int, std: float):
         super().__init__()
-        cells = grid_size**2
+        cells, num_entities = world.num_cells, world.num_entities
         self.table = nn.EmbeddingBag(num_entities * cells, width, mode="sum")
         nn.init.normal_(self.table.weight, std=std)
         self.bias = nn.Parameter(torch.zeros(width))
@@ -34,9 +37,10 @@ class EgocentricEncoder(nn.Module):
     cell is two to the right" is one feature instead of a conjunction of two.
     """
 
-    def __init__(self, grid_size: int, num_entities: int, width: int, std: float):
+    def __init__(self, world: PinpadSpec, width: int, std: float):
         super().__init__()
-        self.grid_size, span = grid_size, 2 * grid_size - 1
+        grid_size, num_entities = world.grid_size, world.num_entities
+        span = 2 * grid_size - 1
         self.table = nn.EmbeddingBag((num_entities - 1) * span**2 + grid_size**2, width, mode="sum")
         nn.init.normal_(self.table.weight, std=std)
         offset = torch.arange(num_entities) * span**2
@@ -54,4 +58,57 @@ class EgocentricEncoder(nn.Module):
         return self.table(keys.flatten(0, -2)).unflatten(0, observation.shape[:-1])
 
 
+class LinearEncoder(nn.Module):
+    """The paper's encoder for the ant: a linear map of the whole observation (D.1)."""
+
+    def __init__(self, world: AntSpec, width: int, std: float):
+        super().__init__()
+        self.map = nn.Linear(ant_observation_size(world), width)
+
+    def forward(self, observation: Tensor) -> Tensor:
+        """float [..., F] -> [..., d]."""
+        return self.map(observation)
+
+
+class RelativeCellEncoder(nn.Module):
+    """For the ant: one embedding per (entity, cell relative to the ant's), and a linear map of the rest.
+
+    Ours: the observation is the paper's, and the whole cells between the ant's cell and each
+    entity's are computed from it. With one-hots of them directions are linear in the input, which
+    they are not in continuous positions. The rest is proprioception, the global position and the
+    place in the cell; the ant's own cell has an embedding too.
+    """
+
+    def __init__(self, world: AntSpec, width: int, std: float):
+        super().__init__()
+        self.grid_size, self.entities = world.grid_size, world.num_entities - 1
+        span = 2 * world.grid_size - 1
+        self.table = nn.EmbeddingBag(self.entities * span**2 + world.grid_size**2, width, mode="sum")
+        nn.init.normal_(self.table.weight, std=std)
+        self.rest = nn.Linear(NUM_BODY + 2, width)
+        self.register_buffer("offset", torch.arange(self.entities + 1) * span**2, persistent=False)
+
+    def places(self, observation: Tensor) -> Tensor:
+        """Sum of the embeddings of all cells: float [..., F] -> [..., d]."""
+        size, span = self.grid_size, 2 * self.grid_size - 1
+        local = observation[..., -2:]
+        between = observation[..., NUM_BODY:-2].unflatten(-1, (self.entities, 2)) + local[..., None, :]
+        steps = (between.round().long() + size - 1).clamp(0, span - 1)
+        own = ((observation[..., NUM_BODY - 2 : NUM_BODY] + 1) * (size / 2)).floor().long().clamp(0, size - 1)
+        keys = torch.cat([steps[..., 1] * span + steps[..., 0], (own[..., 1] * size + own[..., 0])[..., None]], -1)
+        keys = keys + self.offset
+        return self.table(keys.flatten(0, -2)).unflatten(0, observation.shape[:-1])
+
+    def forward(self, observation: Tensor) -> Tensor:
+        """float [..., F] -> [..., d]."""
+        body = torch.cat([observation[..., :NUM_BODY], observation[..., -2:]], -1)
+        return self.places(observation) + self.rest(body)
+
+
 ENCODERS = {"absolute": AbsoluteEncoder, "egocentric": EgocentricEncoder}
+ANT_ENCODERS = {"linear": LinearEncoder, "relative": RelativeCellEncoder}
+
+
+def encoders_of(world: PinpadSpec) -> dict[str, type[nn.Module]]:
+    """The encoders that fit a world's observations."""
+    return ANT_ENCODERS if isinstance(world, AntSpec) else ENCODERS

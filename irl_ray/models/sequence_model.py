@@ -11,9 +11,11 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from irl_ray.envs.pinpad import NUM_ACTIONS
+from irl_ray.envs.pinpad import NUM_ACTIONS, PinpadSpec
+from irl_ray.envs.worlds import NUM_JOINTS, AntSpec, ant_observation_size
 from irl_ray.errors import UserError, did_you_mean
-from irl_ray.models.encoders import ENCODERS
+from irl_ray.models.actions import Actions, CategoricalActions, GaussianActions
+from irl_ray.models.encoders import encoders_of
 from irl_ray.models.hawk import HawkMixer
 from irl_ray.models.state import State
 from irl_ray.models.transformer import CausalSelfAttention
@@ -29,9 +31,11 @@ class SequenceModelConfig:
         layers: L, number of residual blocks.
         heads: attention heads, or blocks of the RG-LRU gates.
         mlp: hidden width of the MLP in each block.
-        encoder: "absolute" (the paper's) or "egocentric".
+        encoder: for the gridworld "absolute" (the paper's) or "egocentric"; for the ant "linear"
+            (the paper's) or "relative".
         init_scale: variance scaling (fan in) of every linear map; 0.1 in the paper.
         embedding_std: standard deviation of the encoder's embeddings.
+        min_log_std: floor of the log standard deviation of continuous actions.
     """
 
     mixer: str = "transformer"
@@ -42,6 +46,7 @@ class SequenceModelConfig:
     encoder: str = "egocentric"
     init_scale: float = 1.0
     embedding_std: float = 0.3
+    min_log_std: float = -1.0
 
 
 class Block(nn.Module):
@@ -78,27 +83,33 @@ class SequenceModel(nn.Module):
 
     Args:
         config: shape of the network.
-        grid_size: G of the world it observes.
-        num_entities: E of the world it observes (colours, walls, agent).
+        world: which it observes and acts in.
     """
 
-    def __init__(self, config: SequenceModelConfig, grid_size: int, num_entities: int):
+    def __init__(self, config: SequenceModelConfig, world: PinpadSpec):
         super().__init__()
-        if config.encoder not in ENCODERS:
+        encoders = encoders_of(world)
+        if config.encoder not in encoders:
             raise UserError(
-                f"encoder: {config.encoder!r} is unknown.{did_you_mean(config.encoder, ENCODERS)} "
-                f"Expected one of {', '.join(ENCODERS)}"
+                f"encoder: {config.encoder!r} does not fit.{did_you_mean(config.encoder, encoders)} "
+                f"Expected one of {', '.join(encoders)}"
             )
         if config.width % config.heads:
             raise UserError(f"width={config.width} must be a multiple of heads={config.heads}")
-        self.config, self.grid_size, self.num_entities = config, grid_size, num_entities
-        cells = grid_size**2
-        self.encoder = ENCODERS[config.encoder](grid_size, num_entities, config.width, config.embedding_std)
+        self.config, self.world = config, world
+        self.encoder = encoders[config.encoder](world, config.width, config.embedding_std)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
         self.norm = nn.RMSNorm(config.width)
-        self.action_head = nn.Linear(config.width, NUM_ACTIONS)
-        self.agent_head = nn.Linear(config.width, cells)
-        self.static_head = nn.Linear(config.width, (num_entities - 1) * cells)
+        self.continuous = isinstance(world, AntSpec)
+        self.actions: Actions
+        if self.continuous:
+            self.actions = GaussianActions(NUM_JOINTS, config.min_log_std)
+            self.observation_head = nn.Linear(config.width, ant_observation_size(world))
+        else:
+            self.actions = CategoricalActions(NUM_ACTIONS)
+            self.agent_head = nn.Linear(config.width, world.num_cells)
+            self.static_head = nn.Linear(config.width, (world.num_entities - 1) * world.num_cells)
+        self.action_head = nn.Linear(config.width, self.actions.num_outputs)
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.normal_(module.weight, std=(config.init_scale / module.in_features) ** 0.5)
@@ -114,7 +125,7 @@ class SequenceModel(nn.Module):
         return self.config.layers
 
     def embed(self, observation: Tensor) -> Tensor:
-        """Observation int64 [..., E] -> e_0 [..., d]."""
+        """Observation, int64 [..., E] or float [..., F] -> e_0 [..., d]."""
         return self.encoder(observation)
 
     def lower(self, embedding: Tensor, layer: int) -> Tensor:
@@ -136,28 +147,36 @@ class SequenceModel(nn.Module):
             stream.append(block(stream[-1]))
         return stream
 
-    def action_logits(self, residual: Tensor) -> Tensor:
-        """e_L [..., d] -> [..., A]."""
-        return self.action_head(self.norm(residual))
+    def action_inputs(self, residual: Tensor) -> Tensor:
+        """e_L [..., d] -> parameters of the action distribution [..., A]: logits, or mean and log std."""
+        return self.actions.inputs(self.action_head(self.norm(residual)))
+
+    def action_log_prob(self, residual: Tensor, action: Tensor) -> Tensor:
+        """e_L [n, d] and actions [n] or [n, 8] -> log p(a_t | o_1:t) in nats [n]."""
+        return self.actions.log_prob(self.action_inputs(residual), action)
 
     def agent_logits(self, hidden: Tensor) -> Tensor:
         """Normalised e_L [..., d] -> logits of the agent's next cell [..., C]."""
         return self.agent_head(hidden)
 
+    def observation_change(self, hidden: Tensor) -> Tensor:
+        """Normalised e_L [..., d] -> mean of the ant's o_{t+1} - o_t [..., F]."""
+        return self.observation_head(hidden)
+
     def static_logits(self, hidden: Tensor) -> Tensor:
         """Normalised e_L [..., d] -> logits of the cell of every colour and wall [..., E-1, C]."""
-        return self.static_head(hidden).unflatten(-1, (self.num_entities - 1, -1))
+        return self.static_head(hidden).unflatten(-1, (self.world.num_entities - 1, -1))
 
     def forward(self, observation: Tensor) -> Tensor:
-        """Observation int64 [B, T, E] -> action logits [B, T, A]."""
-        return self.action_logits(self.upper(self.embed(observation), 0))
+        """Observation [B, T, ...] -> parameters of the action distribution [B, T, A]."""
+        return self.action_inputs(self.upper(self.embed(observation), 0))
 
     def initial_state(self, rows: int, steps: int) -> list[State]:
         """State of the step form, one entry per layer, for sequences of at most `steps` steps."""
         return [block.mix.initial_state(rows, steps) for block in self.blocks]
 
     def lower_step(self, observation: Tensor, state: list[State], layer: int) -> Tensor:
-        """Observation int64 [N, E] -> e_l [N, d]. Updates the first `layer` states in place."""
+        """Observation [N, ...] -> e_l [N, d]. Updates the first `layer` states in place."""
         x = self.embed(observation)
         for block, block_state in zip(self.blocks[:layer], state):
             x = block.step(x, block_state)

@@ -73,7 +73,7 @@ class Artefact:
 
 def new_base(config: SequenceModelConfig, world: PinpadSpec) -> SequenceModel:
     """A fresh base model for a world."""
-    return SequenceModel(config, world.grid_size, world.num_entities)
+    return SequenceModel(config, world)
 
 
 def fingerprint(module: nn.Module) -> str:
@@ -214,6 +214,11 @@ def load(name: str | os.PathLike[str], *required: str, device: str | torch.devic
             raise UserError(f"{weights}: {part} holds values that are not finite")
         module.to(device).eval().requires_grad_(False)
     return artefact
+
+
+def holds(name: str | os.PathLike[str], part: str) -> bool:
+    """Whether an artefact has a part, without reading its weights."""
+    return part in _read_config(resolve(name) / "config.json")
 
 
 _HOW = {

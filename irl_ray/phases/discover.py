@@ -10,16 +10,17 @@ from beginning to end.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 
 from irl_ray.analysis.codes import class_mean_codes, controls_of, injected_success, metacontroller_gates
-from irl_ray.config import build, to_plain, with_preset
-from irl_ray.data.gridworld import GridworldExpert, Trajectories
-from irl_ray.envs.worlds import POST_TRAINING_TASKS
+from irl_ray.config import build
+from irl_ray.data.sources import open_demonstrations
+from irl_ray.data.trajectories import Trajectories
+from irl_ray.envs.worlds import ANT_ID, GRIDWORLD_ID, POST_TRAINING_TASKS, preset_of
 from irl_ray.errors import UserError
 from irl_ray.models import weights
 from irl_ray.models.metacontroller import Metacontroller, MetacontrollerConfig
@@ -35,6 +36,7 @@ class DiscoverConfig:
 
     Attributes:
         base: released name or folder of the pretrained base model.
+        data: folder of the clean expert's demonstrations; None for the gridworld, whose stream never ends.
         metacontroller: shape and initial values.
         optimizer: AdamW and its schedule.
         teacher: label-free warm start (ours), off unless its `steps` are given.
@@ -46,6 +48,8 @@ class DiscoverConfig:
         length_groups: as in pretraining.
         switch_threshold: beta at or above it is a switch in the gates; what internal RL will use.
         post_task: task of unseen transitions on which class-mean codes are injected.
+        switch_tolerance: steps by which a switch may miss a subgoal change in the gates.
+        action_temperature: at which actions are drawn in the gates.
         gate_episodes: trajectories and episodes behind each gate.
         report_every: optimiser steps per report.
         seed: of initial weights, data and code noise.
@@ -53,6 +57,7 @@ class DiscoverConfig:
     """
 
     base: str
+    data: str | None = None
     metacontroller: MetacontrollerConfig = field(default_factory=MetacontrollerConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     teacher: TeacherConfig = field(default_factory=TeacherConfig)
@@ -63,6 +68,8 @@ class DiscoverConfig:
     batch_size: int = 512
     length_groups: int = 4
     switch_threshold: float = 0.5
+    switch_tolerance: int = 1
+    action_temperature: float = 1.0
     post_task: str = "post_three_pairs"
     gate_episodes: int = 1024
     report_every: int = 100
@@ -70,7 +77,7 @@ class DiscoverConfig:
     device: str = "cpu"
 
 
-PRESETS = {
+_GRIDWORLD = {
     "tiny": {
         "optimizer": {"learning_rate": 5e-3, "schedule": "cosine"},
         "metacontroller": {"code_size": 4, "memory_size": 8, "summary_size": 8, "rank": 4},
@@ -97,11 +104,35 @@ PRESETS = {
         "post_task": POST_TRAINING_TASKS["paper"],
     },
 }
+_ANT_GATES = {"post_task": "post_a2", "switch_tolerance": 5}
+_ANT = {
+    "tiny": {**_GRIDWORLD["tiny"], **_ANT_GATES, "gate_episodes": 16, "batch_size": 8, "steps": 20},
+    "small": {
+        "optimizer": {"learning_rate": 5e-3, "schedule": "cosine"},
+        "metacontroller": {"layer": 0, "rank": None, "controller_scale": 1.0, "switch": "gumbel"},
+        "teacher": {"steps": 2400, "weigh_after": 600, "code_noise": 0.6},
+        "alpha": 0.1,
+        "steps": 2400,
+        "batch_size": 64,
+        "action_temperature": 0.2,
+        "gate_episodes": 512,
+        **_ANT_GATES,
+    },
+    "paper": {
+        "optimizer": {"learning_rate": 3e-4},
+        "metacontroller": {"initial_log_std": 0.0, "initial_switch_bias": 0.0, "rank": None},
+        "steps": 32_000,
+        "batch_size": 128,
+        **_ANT_GATES,
+    },
+}
+PRESETS = {GRIDWORLD_ID: _GRIDWORLD, ANT_ID: _ANT}
 
 
 def discover_config(values: dict) -> DiscoverConfig:
-    """Typed settings from a mapping with an optional `preset`."""
-    return build(DiscoverConfig, with_preset(values, PRESETS, "config"), "config")
+    """Typed settings from a mapping with an optional `preset` and `env`."""
+    _, settings = preset_of(values, PRESETS, "config")
+    return build(DiscoverConfig, settings, "config")
 
 
 class Discover(Phase):
@@ -122,16 +153,16 @@ class Discover(Phase):
             meta = Metacontroller(config.metacontroller, base.width, base.num_layers)
         self.agent.metacontroller, self.agent.policy = meta.to(config.device), None
         super().__init__(config, meta)
-        self.expert = GridworldExpert(self.agent.world, device=config.device)
+        self.demonstrations = open_demonstrations(self.agent.world, config.data, device=config.device)
         self.teacher: OutcomeTeacher | None = None
         self._noise = torch.Generator(device=config.device)
         self._batches: Iterator[Trajectories] | None = None
 
-    def _demonstrations(self, *key: str) -> Trajectories:
+    def _some_demonstrations(self, *key: str) -> Trajectories:
         """Demonstrations for the teacher alone."""
         random = torch.Generator(device=self.config.device)
         random.manual_seed(torch_seed(self.config.seed, "discover", "teacher", "demonstrations", *key))
-        return self.expert.sample(self.config.teacher.trajectories, random)
+        return self.demonstrations.sample(self.config.teacher.trajectories, random).to(self.config.device)
 
     def _guide(self) -> None:
         """Makes the teacher at the first step, and has it weigh its changes when it is time."""
@@ -143,11 +174,11 @@ class Discover(Phase):
                 self.agent.base,
                 config.metacontroller.code_size,
                 config.alpha,
-                self._demonstrations("cluster"),
+                self._some_demonstrations("cluster"),
                 random,
             )
         if self.step_number == config.teacher.weigh_after:
-            self.teacher.weigh(self.agent.metacontroller, self._demonstrations("weigh"))
+            self.teacher.weigh(self.agent.metacontroller, self._some_demonstrations("weigh"))
 
     @property
     def alpha(self) -> float:
@@ -160,10 +191,10 @@ class Discover(Phase):
 
     def accumulate_gradients(self) -> dict[str, float]:
         if self._batches is None:
-            self._batches = self.expert.batches(
+            self._batches = self.demonstrations.batches(
                 self.config.batch_size, self.config.seed, "discover", start=self.step_number
             )
-        batch = next(self._batches)
+        batch = next(self._batches).to(self.config.device)
         self._noise.manual_seed(torch_seed(self.config.seed, "discover", "noise", self.step_number))
         if self.step_number < self.config.teacher.steps:
             self._guide()
@@ -191,8 +222,8 @@ class Discover(Phase):
             noise = torch.randn(code.shape, generator=self._noise, device=code.device)
             held = teacher.codes[teacher.skip(outcome, self._noise).clamp(min=0)] if weighing else code
             held = held + spread * noise
-            logits = base.action_logits(base.upper(meta.control(residual, held), meta.layer))
-            action = F.cross_entropy(logits[mask], part.action[mask], reduction="sum")
+            top = base.upper(meta.control(residual, held), meta.layer)
+            action = -base.action_log_prob(top[mask], part.action[mask]).sum()
             memory = meta.memory(residual)
             proposal = meta.encode(residual, memory, meta.summarise(residual, mask))
             error = ((proposal.mean - code) ** 2 + spread**2) / (2 * (2 * proposal.log_std).exp())
@@ -220,8 +251,8 @@ class Discover(Phase):
         noise = torch.randn(shape, generator=self._noise, device=residual.device)
         switch_noise = torch.rand(batch.mask.shape, generator=self._noise, device=residual.device)
         controls = meta(residual, batch.mask, noise, switch_noise=switch_noise)
-        logits = base.action_logits(base.upper(controls.residual, meta.layer))
-        nll = F.cross_entropy(logits[batch.mask], batch.action[batch.mask], reduction="sum")
+        top = base.upper(controls.residual, meta.layer)
+        nll = -base.action_log_prob(top[batch.mask], batch.action[batch.mask]).sum()
         return nll, controls.proposal.kl()[batch.mask].sum(), controls.beta[batch.mask].sum()
 
     def state(self) -> dict[str, Any]:
@@ -240,18 +271,24 @@ class Discover(Phase):
         """Alignment, meaning of the codes, and what class-mean codes can do."""
         config, agent = self.config, self.agent
         agent.base.cpu(), agent.metacontroller.cpu().eval()
-        expert = GridworldExpert(agent.world)
+        expert = open_demonstrations(agent.world, config.data, truth=True)
         random = torch.Generator().manual_seed(torch_seed(config.seed, "discover", "gates"))
         batch = expert.sample(config.gate_episodes, random)
-        result = metacontroller_gates(agent, batch, config.switch_threshold)
-        alone = agent.base(batch.observation[:, :-1])
-        result["eval/action_nll_without_codes"] = float(F.cross_entropy(alone[batch.mask], batch.action[batch.mask]))
+        result = metacontroller_gates(agent, batch, config.switch_threshold, config.switch_tolerance)
+        alone = agent.base.upper(agent.base.embed(batch.observation[:, :-1]), 0)[batch.mask]
+        result["eval/action_nll_without_codes"] = -float(
+            agent.base.action_log_prob(alone, batch.action[batch.mask]).mean()
+        )
         controls, _ = controls_of(agent, batch, config.switch_threshold)
         codes = class_mean_codes(controls, batch, agent.world.num_subgoals)
-        world = to_plain(agent.world)
-        for label, tasks in (("", config.post_task), ("_training_tasks", world["tasks"])):
+        for label, tasks in (("", config.post_task), ("_training_tasks", agent.world.tasks)):
             result[f"injected_success{label}"] = injected_success(
-                agent, codes, {**world, "tasks": tasks}, config.gate_episodes, config.seed
+                agent,
+                codes,
+                replace(agent.world, tasks=tasks),
+                config.gate_episodes,
+                config.seed,
+                config.action_temperature,
             )
         return result
 

@@ -26,7 +26,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from irl_ray.data.gridworld import Trajectories
+from irl_ray.data.trajectories import Trajectories
 from irl_ray.errors import UserError
 from irl_ray.models.metacontroller import Metacontroller
 from irl_ray.models.sequence_model import SequenceModel
@@ -181,8 +181,8 @@ class OutcomeTeacher:
         """log p(a_t | o_{1:t}, codes of the given outcomes): [B, T]."""
         residual = self.base.lower(self.base.embed(batch.observation[:, :-1]), metacontroller.layer)
         controlled = metacontroller.control(residual, self.codes[outcome.clamp(min=0)])
-        log_p = self.base.action_logits(self.base.upper(controlled, metacontroller.layer)).log_softmax(-1)
-        return log_p.gather(-1, batch.action[..., None])[..., 0]
+        inputs = self.base.action_inputs(self.base.upper(controlled, metacontroller.layer))
+        return self.base.actions.log_prob(inputs, batch.action)
 
     def skip(self, outcome: Tensor, random: torch.Generator) -> Tensor:
         """`outcome` with a share `hold` of its changes skipped: int64 [B, T]."""

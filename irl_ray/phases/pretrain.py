@@ -1,25 +1,29 @@
 """Phase 1: imitate unlabelled expert trajectories (section 3; Eq. 5, Tables A4, A5).
 
-Loss: sum_t -log p(a_t | o_{1:t}) - λ log p(o_{t+1} | o_{1:t}), averaged over steps. The observation
-term is the log-likelihood of the agent's next cell (weight λ) and, as an option, of the cells of
-all static entities (weight `static_weight`); the paper does not give its form.
+Loss: sum_t -log p(a_t | o_{1:t}) - λ log p(o_{t+1} | o_{1:t}), averaged over steps. The paper does not
+give the form of the observation term. In the gridworld it is the log-likelihood of the agent's next
+cell (weight λ) and, as an option, of the cells of all static entities (weight `static_weight`); for
+the ant it is a Gaussian of unit variance around o_t plus what the model says will change.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 import torch.nn.functional as F
 
-from irl_ray.analysis.control import control_success, train_controllers
+from irl_ray.analysis.closed_loop import free_walk_gates
+from irl_ray.analysis.control import clone_with_goal, control_success, train_controllers
 from irl_ray.analysis.probe import subgoal_probe
-from irl_ray.config import build, to_plain, with_preset
+from irl_ray.config import build
 from irl_ray.data.floors import action_floors
-from irl_ray.data.gridworld import GridworldExpert, Trajectories
+from irl_ray.data.gridworld import GridworldExpert
+from irl_ray.data.sources import open_demonstrations
+from irl_ray.data.trajectories import Trajectories
 from irl_ray.envs.pinpad import PinpadSpec
-from irl_ray.envs.worlds import GRIDWORLDS, POST_TRAINING_TASKS
+from irl_ray.envs.worlds import ANT_ID, ANTS, GRIDWORLD_ID, GRIDWORLDS, POST_TRAINING_TASKS, WORLDS, preset_of
 from irl_ray.models.sequence_model import SequenceModel, SequenceModelConfig
 from irl_ray.models.weights import Artefact, new_base
 from irl_ray.phases.training import OptimizerConfig, Phase
@@ -33,19 +37,25 @@ class PretrainConfig:
     """Settings of pretraining.
 
     Attributes:
-        world: settings of the gridworld whose expert is imitated.
+        world: whose expert is imitated; `env` in the file says which environment.
+        data: folder of collected demonstrations; None for the gridworld, whose stream never ends.
+        clean_data: the same of the clean expert, for the gates; None for `data`.
         model: shape of the base model.
         optimizer: AdamW and its schedule.
         steps: optimiser steps.
         batch_size: trajectories per step, always fresh.
-        noise: ε of the expert.
-        observation_weight: λ of Eq. 5, on the agent's next cell.
-        static_weight: weight of the cells of colours and walls (mean over entities; ours).
+        noise: ε of the gridworld's expert.
+        observation_weight: λ of Eq. 5.
+        static_weight: gridworld, weight of the cells of colours and walls (mean over entities; ours).
         length_groups: a batch is cut into this many groups of similar length, to save padding;
             the gradient is the same.
         post_task: task on which ground-truth controllers are tried.
         control_steps: training steps of the ground-truth controllers; 0 skips them.
         control_layers: layers at which they are tried; empty means L/2 only.
+        control_rank: rank of the controllers; None for full matrices (the ant's).
+        goal_steps: training steps of a copy of the base model that is given the goal, the positive
+            control of all that follows; 0 skips it.
+        action_temperature: at which actions are drawn in the gates.
         gate_episodes: trajectories and episodes behind each gate.
         report_every: optimiser steps per report.
         seed: of initial weights and data.
@@ -53,6 +63,8 @@ class PretrainConfig:
     """
 
     world: PinpadSpec
+    data: str | None = None
+    clean_data: str | None = None
     model: SequenceModelConfig = field(default_factory=SequenceModelConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     steps: int = 16_000
@@ -64,13 +76,16 @@ class PretrainConfig:
     post_task: str = "post_three_pairs"
     control_steps: int = 1500
     control_layers: tuple[int, ...] = ()
+    control_rank: int | None = 16
+    goal_steps: int = 0
+    action_temperature: float = 1.0
     gate_episodes: int = 1024
     report_every: int = 100
     seed: int = 0
     device: str = "cpu"
 
 
-PRESETS = {
+_GRIDWORLD = {
     "tiny": {
         "world": GRIDWORLDS["tiny"],
         "model": {"width": 32, "layers": 2, "heads": 2, "mlp": 64},
@@ -104,11 +119,60 @@ PRESETS = {
         "control_layers": [0, 1, 2, 3, 4, 5, 6],
     },
 }  # fmt: skip
+_ANT = {
+    "tiny": {
+        "world": ANTS["tiny"],
+        "model": {"mixer": "hawk", "width": 32, "layers": 2, "heads": 2, "mlp": 48, "encoder": "relative"},
+        "optimizer": {"learning_rate": 4e-3, "schedule": "cosine", "warmup_steps": 20},
+        "steps": 40,
+        "batch_size": 16,
+        "post_task": "post_a2",
+        "control_steps": 5,
+        "control_rank": None,
+        "goal_steps": 5,
+        "gate_episodes": 16,
+        "report_every": 20,
+    },
+    "small": {
+        "world": ANTS["small"],
+        "model": {"mixer": "hawk", "width": 96, "layers": 3, "heads": 4, "mlp": 256, "encoder": "relative"},
+        "optimizer": {"learning_rate": 4e-3, "schedule": "cosine", "warmup_steps": 200},
+        "steps": 10_000,
+        "batch_size": 64,
+        "post_task": "post_a2",
+        "control_steps": 1500,
+        "control_rank": None,
+        "control_layers": [0, 1],
+        "goal_steps": 1500,
+        "gate_episodes": 512,
+        "action_temperature": 0.2,
+    },
+    "paper": {
+        "world": ANTS["paper"],
+        "model": {
+            "mixer": "hawk", "width": 256, "layers": 8, "heads": 8, "mlp": 512, "encoder": "linear",
+            "init_scale": 0.1, "min_log_std": -5.0,
+        },
+        "optimizer": {"learning_rate": 3e-4},
+        "steps": 204_800,
+        "batch_size": 512,
+        "observation_weight": 10.0,
+        "post_task": "post_a2",
+        "control_steps": 3200,
+        "control_rank": None,
+        "control_layers": [0, 2, 4, 6, 8],
+        "goal_steps": 3200,
+    },
+}  # fmt: skip
+PRESETS = {GRIDWORLD_ID: _GRIDWORLD, ANT_ID: _ANT}
 
 
 def pretrain_config(values: dict) -> PretrainConfig:
-    """Typed settings from a mapping with an optional `preset`."""
-    return build(PretrainConfig, with_preset(values, PRESETS, "config"), "config")
+    """Typed settings from a mapping with an optional `preset` and `env`."""
+    env, settings = preset_of(values, PRESETS, "config")
+    kind, _ = WORLDS[env]
+    settings["world"] = build(kind, settings["world"], "config.world")
+    return build(PretrainConfig, settings, "config")
 
 
 class Pretrain(Phase):
@@ -121,15 +185,15 @@ class Pretrain(Phase):
             torch.manual_seed(torch_seed(config.seed, "pretrain", "weights"))
             self.base = new_base(config.model, config.world).to(config.device)
         super().__init__(config, self.base)
-        self.expert = GridworldExpert(config.world, config.noise, config.device)
+        self.demonstrations = open_demonstrations(config.world, config.data, noise=config.noise, device=config.device)
         self._batches: Iterator[Trajectories] | None = None
 
     def accumulate_gradients(self) -> dict[str, float]:
         if self._batches is None:
-            self._batches = self.expert.batches(
+            self._batches = self.demonstrations.batches(
                 self.config.batch_size, self.config.seed, "pretrain", start=self.step_number
             )
-        batch = next(self._batches)
+        batch = next(self._batches).to(self.config.device)
         total = batch.mask.sum()
         sums = torch.zeros(3, device=total.device)
         for part in batch.split_by_length(self.config.length_groups):
@@ -147,28 +211,41 @@ class Pretrain(Phase):
 
     @torch.no_grad()
     def gates(self) -> dict[str, float]:
-        """Floors, held-out NLL, probes by layer, ground-truth controllers' success."""
-        config, base = self.config, self.base.eval().requires_grad_(False).cpu()
-        expert = GridworldExpert(config.world)
+        """What the next phases need, in the order in which each depends on the one before.
+
+        Floors (gridworld), held-out NLL, cloning with the goal given, probes by layer, walks without
+        a task (ant), and ground-truth controllers' success.
+        """
+        config, base, result = self.config, self.base.eval().requires_grad_(False).cpu(), {}
+        clean = open_demonstrations(config.world, config.clean_data or config.data, truth=True)
         random = torch.Generator().manual_seed(torch_seed(config.seed, "pretrain", "gates"))
-        batch = expert.sample(config.gate_episodes, random)
-        result = {f"floor/{name}": value for name, value in action_floors(expert, batch).items()}
-        action, _, _ = pretraining_losses(base, batch)
-        result["eval/action_nll"] = float(action / batch.mask.sum())
+        batch = clean.sample(config.gate_episodes, random)
+        if isinstance(clean, GridworldExpert):
+            result |= {f"floor/{name}": value for name, value in action_floors(clean, batch).items()}
+        held_out = batch if config.clean_data is None else self.demonstrations.sample(config.gate_episodes, random)
+        action, _, _ = pretraining_losses(base, held_out)
+        result["eval/action_nll"] = float(action / held_out.mask.sum())
+        tasks = {"": replace(config.world, tasks=config.post_task), "_training_tasks": config.world}
+        trial = {"episodes": config.gate_episodes, "seed": config.seed, "temperature": config.action_temperature}
+        if config.goal_steps:
+            stream = clean.batches(64, config.seed, "pretrain", "goal")
+            with torch.random.fork_rng():
+                torch.manual_seed(torch_seed(config.seed, "pretrain", "goal"))
+                given = clone_with_goal(config.model, config.world, stream, config.goal_steps)
+            for label, world in tasks.items():
+                result[f"goal_given/success{label}"] = control_success(given.base, 0, given.steer, world, **trial)
         result |= subgoal_probe(base, batch)
-        if config.control_steps:
-            world = to_plain(config.world)
-            for layer in config.control_layers or (base.num_layers // 2,):
-                stream = expert.stream(64, config.seed, "pretrain", "control")
-                with torch.random.fork_rng():
-                    torch.manual_seed(torch_seed(config.seed, "pretrain", "controllers", layer))
-                    controllers = train_controllers(
-                        base, layer, config.world.num_subgoals, stream, config.control_steps
-                    )
-                for label, tasks in (("", config.post_task), ("_training_tasks", world["tasks"])):
-                    result[f"control_success{label}/layer_{layer}"] = control_success(
-                        base, layer, controllers, {**world, "tasks": tasks}, config.gate_episodes, config.seed
-                    )
+        if base.continuous:
+            result |= free_walk_gates(base, config.world, **trial)
+        for layer in (config.control_layers or (base.num_layers // 2,)) if config.control_steps else ():
+            stream = clean.batches(64, config.seed, "pretrain", "control")
+            with torch.random.fork_rng():
+                torch.manual_seed(torch_seed(config.seed, "pretrain", "controllers", layer))
+                controllers = train_controllers(base, layer, stream, config.control_steps, rank=config.control_rank)
+            for label, world in tasks.items():
+                result[f"control_success{label}/layer_{layer}"] = control_success(
+                    base, layer, controllers, world, **trial
+                )
         return result
 
     def artefact(self) -> Artefact:
@@ -176,12 +253,16 @@ class Pretrain(Phase):
 
 
 def pretraining_losses(base: SequenceModel, batch: Trajectories) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Sums over steps, in nats: -log p(a_t), -log p(agent's next cell), -log p(static cells)."""
+    """Sums over steps, in nats: -log p(a_t), -log p of what moves next, -log p(static cells; 0 for the ant)."""
     observation, mask = batch.observation[:, :-1], batch.mask
-    hidden = base.norm(base.upper(base.embed(observation), 0))
-    action = F.cross_entropy(base.action_head(hidden)[mask], batch.action[mask], reduction="sum")
-    agent_logits = base.agent_logits(hidden)
-    agent = F.cross_entropy(agent_logits[mask], batch.observation[:, 1:, -1][mask], reduction="sum")
+    top = base.upper(base.embed(observation), 0)
+    action = -base.action_log_prob(top[mask], batch.action[mask]).sum()
+    hidden = base.norm(top)
+    if base.continuous:
+        change = (batch.observation[:, 1:] - observation)[mask]
+        moved = 0.5 * (base.observation_change(hidden[mask]) - change).square().sum()
+        return action, moved, torch.zeros_like(moved)
+    agent = F.cross_entropy(base.agent_logits(hidden[mask]), batch.observation[:, 1:, -1][mask], reduction="sum")
     some = mask[:, ::STATIC_EVERY]
     static_logits = base.static_logits(hidden[:, ::STATIC_EVERY][some])
     cells = observation[:, ::STATIC_EVERY, :-1][some]

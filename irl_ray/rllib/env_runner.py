@@ -11,7 +11,8 @@ from ray.rllib.env.single_agent_env_runner import SingleAgentEnvRunner
 from ray.rllib.env.single_agent_episode import SingleAgentEpisode
 from ray.rllib.utils.metrics import NUM_ENV_STEPS_SAMPLED_LIFETIME, NUM_EPISODES, NUM_EPISODES_LIFETIME
 
-from irl_ray.envs.gridworld import GridPinpadVectorEnv
+from irl_ray.envs.vector import PinpadVectorEnv
+from irl_ray.envs.worlds import vector_env, world_spec
 from irl_ray.internal.internal_env import InternalVectorEnv, check_world
 from irl_ray.internal.sampler import Episode, sample_code_episodes, sample_raw_episodes
 from irl_ray.models import weights
@@ -31,6 +32,7 @@ class EpisodeRunner(SingleAgentEnvRunner):
         """Loads the frozen weights (by path, once per process) and opens the environment's spaces."""
         torch.set_num_threads(self.config.torch_threads)
         self.agent = weights.load(self.config.weights_name)
+        self.world = world_spec(self.config.env, self.config.env_config)
         self.env = self.make_spaces()
         self.num_envs = self.config.num_envs_per_env_runner
         self._rounds = 0
@@ -96,13 +98,13 @@ class InternalRunner(EpisodeRunner):
     """Samples episodes of the internal environment: one decision per switch."""
 
     def make_spaces(self) -> InternalVectorEnv:
-        return InternalVectorEnv(self.agent, 1, **self.config.env_config)
+        return InternalVectorEnv(self.agent, self.world, 1)
 
     def run_episodes(self, seeds: Sequence[int], explore: bool) -> list[Episode]:
         return sample_code_episodes(
             self.agent,
             self.module.policy,
-            self.config.env_config,
+            self.world,
             seeds,
             threshold=self.config.switch_threshold,
             action_temperature=self.config.action_temperature,
@@ -113,10 +115,9 @@ class InternalRunner(EpisodeRunner):
 class RawRunner(EpisodeRunner):
     """Samples episodes in which the base model chooses raw actions."""
 
-    def make_spaces(self) -> GridPinpadVectorEnv:
-        env = GridPinpadVectorEnv(1, observation="cells", **self.config.env_config)
-        check_world(self.agent, env)
-        return env
+    def make_spaces(self) -> PinpadVectorEnv:
+        check_world(self.agent, self.world)
+        return vector_env(self.world, 1)
 
     def run_episodes(self, seeds: Sequence[int], explore: bool) -> list[Episode]:
-        return sample_raw_episodes(self.module.policy, self.config.env_config, seeds, explore=explore)
+        return sample_raw_episodes(self.module.policy, self.world, seeds, explore=explore)

@@ -43,11 +43,11 @@ class BasePolicyModule(TorchRLModule):
 
     def setup(self) -> None:
         self.policy = weights.load(self.model_config["base"]).base.requires_grad_(True)
-        self.action_dist_cls = TorchCategorical
+        self.action_dist_cls = TorchDiagGaussian if self.policy.continuous else TorchCategorical
 
     def _forward(self, batch: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
-        """obs int [B, T, E] -> action_dist_inputs [B, T, A]; zeros on padding of long batches."""
-        observation = batch[Columns.OBS].long()
+        """obs [B, T, ...] -> action_dist_inputs [B, T, A]; zeros on padding of long batches."""
+        observation = batch[Columns.OBS] if self.policy.continuous else batch[Columns.OBS].long()
         if Columns.LOSS_MASK not in batch:
             return {Columns.ACTION_DIST_INPUTS: self.policy(observation)}
         # Most raw episodes fail early: groups of similar length save most of the padding.

@@ -109,7 +109,7 @@ def test_discovery_step(benchmark):
 
     def whole_step():
         controls = whole(residual, mask, noise)
-        logits = base.action_logits(base.upper(controls.residual, 3))
+        logits = base.action_inputs(base.upper(controls.residual, 3))
         loss = F.cross_entropy(logits.flatten(0, 1), actions.flatten())
         (loss + controls.proposal.kl().mean()).backward()
 
@@ -143,7 +143,7 @@ class OneCopyWrapper(gym.Wrapper):
         self.raw_steps = 0
         while True:
             controlled = self.meta.control(self.residual, self.memory["code"])
-            logits = self.base.action_logits(self.base.upper_step(controlled, self.state, self.meta.layer))
+            logits = self.base.action_inputs(self.base.upper_step(controlled, self.state, self.meta.layer))
             action = int(sample_actions(logits, torch.rand(1)))
             observation, reward, terminated, truncated, info = self.env.step(action)
             self.raw_steps += 1

@@ -1,0 +1,162 @@
+"""`irl-ray collect` and `irl-ray data`: demonstrations on disk."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from irl_ray.cli.text import duration
+from irl_ray.data import shards
+from irl_ray.data.collect import CAUSES, collect_shard
+from irl_ray.envs.worlds import ANT_ID, AntSpec, world_differences, world_spec
+from irl_ray.errors import UserError
+from irl_ray.models import weights
+from irl_ray.models.weights import Artefact
+
+
+def collect(options: argparse.Namespace) -> int:
+    """Runs an expert and writes its successes shard by shard; an interrupted collection goes on."""
+    if options.env != ANT_ID:
+        raise UserError(
+            f"collect: {options.env} has no expert that is a network; {ANT_ID} has. The gridworld's demonstrations are "
+            "generated while training"
+        )
+    for name in ("episodes", "shard"):
+        if getattr(options, name) < 1:
+            raise UserError(f"--{name}: expected a positive number, got {getattr(options, name)}")
+    artefact = weights.load(options.expert, "expert")
+    world = artefact.world
+    if options.env_config:
+        world = world_spec(options.env, options.env_config, "--env-config")
+        different = world_differences(artefact.world, world)
+        if different:
+            raise UserError(f"--env-config: the expert was trained in another world: {different}")
+    folder = Path(options.out)
+    if (folder / shards.MANIFEST).exists():
+        raise UserError(f"{folder}: holds demonstrations already; choose another folder or remove it")
+    folder.mkdir(parents=True, exist_ok=True)
+    torch.set_num_threads(1)
+    count = -(-options.episodes // options.shard)
+    entries: list[dict[str, Any]] = []
+    ends, steps, started = Counter(), 0, time.monotonic()
+    for entry, ended, walked in _shards(options, artefact, world, folder, count):
+        entries.append(entry)
+        ends += ended
+        steps += walked
+        done, elapsed = sum(ends.values()), time.monotonic() - started
+        print(
+            f"{done:>8} of {options.episodes} episodes  kept {ends['success'] / done:.3f}  "
+            f"{steps / elapsed:,.0f} steps/s  {done / elapsed:.0f} episodes/s  elapsed {duration(elapsed)}  eta "
+            f"{duration(elapsed * (options.episodes - done) / done)}",
+            flush=True,
+        )
+    made = {
+        "expert": weights.fingerprint(artefact.expert),
+        "deterministic": options.deterministic,
+        "seed": options.seed,
+        "episodes": options.episodes,
+        "success_rate": ends["success"] / options.episodes,
+        "ends": {cause: ends[cause] for cause in CAUSES},
+        "revision": weights.code_revision(),
+    }
+    shards.write_manifest(folder, world, sorted(entries, key=lambda entry: entry["file"]), made)
+    return info(argparse.Namespace(folder=str(folder)))
+
+
+def _shards(
+    options: argparse.Namespace, artefact: Artefact, world: AntSpec, folder: Path, count: int
+) -> Iterator[tuple[dict[str, Any], Counter, int]]:
+    """The shards as they are finished, made here or by Ray workers that see the same folder."""
+    settings = (options.shard, artefact.expert, world, options.seed, options.deterministic, options.episodes,
+                options.threads)  # fmt: skip
+    if not options.workers:
+        for number in range(count):
+            yield collect_shard(folder, number, *settings)
+        return
+    import ray
+
+    ray.init(ignore_reinit_error=True, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    task, shared = ray.remote(collect_shard), [ray.put(value) for value in settings]
+    waiting = list(range(count))
+    running = [task.remote(folder.resolve(), waiting.pop(0), *shared) for _ in range(min(options.workers, count))]
+    while running:
+        (ready,), running = ray.wait(running)
+        if waiting:
+            running.append(task.remote(folder.resolve(), waiting.pop(0), *shared))
+        yield ray.get(ready)
+
+
+def info(options: argparse.Namespace) -> int:
+    """`irl-ray data info FOLDER`."""
+    manifest = shards.read_manifest(options.folder)
+    world = manifest["world"]
+    lines = {
+        "environment": manifest["environment"],
+        "world": ", ".join(f"{k} {v}" for k, v in world.items() if k != "tasks"),
+        "tasks": " ".join("-".join(map(str, task)) for task in world["tasks"]),
+        "expert": str(manifest.get("expert"))[:16]
+        + (", mean actions" if manifest.get("deterministic") else ", sampled"),
+        "seed": manifest.get("seed"),
+        "episodes": f"{manifest.get('episodes')}, kept {manifest['kept']} ({manifest.get('success_rate', 0):.3f})",
+        "ends": ", ".join(f"{cause} {number}" for cause, number in manifest.get("ends", {}).items() if number),
+        "steps": f"{manifest['steps']:,}, {manifest['steps'] / max(1, manifest['kept']):.1f} per trajectory",
+        "shards": len(manifest["shards"]),
+    }
+    for name, value in lines.items():
+        print(f"{name:<14}{value}")
+    return 0
+
+
+def verify(options: argparse.Namespace) -> int:
+    """`irl-ray data verify FOLDER`: every shard's hash, columns, counts and values."""
+    manifest, folder, bad = shards.read_manifest(options.folder), Path(options.folder), 0
+    for entry in manifest["shards"]:
+        problem = shards.check_shard(folder, entry, thorough=True)
+        bad += problem is not None
+        print(f"{entry['file']}: {problem or 'good'}")
+    print(f"{len(manifest['shards']) - bad} of {len(manifest['shards'])} shards are good")
+    return 2 if bad else 0
+
+
+def export(options: argparse.Namespace) -> int:
+    """`irl-ray data export FOLDER --minari ID`."""
+    try:
+        import minari
+        from minari.data_collector import EpisodeBuffer
+    except ImportError:
+        raise UserError("data export --minari needs Minari: pip install 'minari[create]'") from None
+    import gymnasium as gym
+
+    stored = shards.StoredDemonstrations(options.folder)
+    count = min(len(stored), options.limit or len(stored))
+    episodes = []
+    for row in range(count):
+        one = stored.take(torch.tensor([row]))
+        reward = np.zeros(one.action.shape[1])
+        reward[-1] = 1.0
+        end = reward > 0
+        episodes.append(
+            EpisodeBuffer(
+                id=row,
+                observations=one.observation[0].numpy(),
+                actions=one.action[0].numpy(),
+                rewards=list(reward),
+                terminations=list(end),
+                truncations=[False] * len(reward),
+            )  # fmt: skip
+        )
+    settings = stored.manifest["world"]
+    env = gym.make(stored.manifest["environment"], **settings)
+    dataset = minari.create_dataset_from_buffers(
+        dataset_id=options.minari, buffer=episodes, env=env, algorithm_name="guided PPO expert",
+        description="ant-pinpad demonstrations",
+    )  # fmt: skip
+    print(f"{options.minari}: {dataset.total_episodes} trajectories, {dataset.total_steps} steps")
+    return 0

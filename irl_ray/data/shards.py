@@ -1,0 +1,264 @@
+"""Stored demonstrations: Parquet shards with a manifest.
+
+A folder holds `manifest.json` and `shard-00000.parquet`, ... A row is one successful trajectory:
+
+| column | type | what |
+|---|---|---|
+| episode | int64 | number of the episode in the collection; failed ones are missing |
+| length | int32 | T |
+| observation | list<float16>, (T+1) F | o_1 ... o_{T+1} |
+| action | list<float16>, T A | a_1 ... a_T |
+| task | int32 | ground truth, for analysis only |
+| leg, subgoal | list<int8>, T | ground truth, for analysis only |
+
+Training readers open the first four columns only.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+
+from irl_ray.config import build, to_plain
+from irl_ray.data.trajectories import Trajectories
+from irl_ray.envs.pinpad import PinpadSpec
+from irl_ray.envs.worlds import WORLDS, env_id
+from irl_ray.errors import UserError
+from irl_ray.seeding import torch_seed
+
+SCHEMA = 1
+MANIFEST = "manifest.json"
+TRAINING_COLUMNS = ("episode", "length", "observation", "action")
+TRUTH_COLUMNS = ("task", "leg", "subgoal")
+_TYPES = pa.schema(
+    [
+        ("episode", pa.int64()),
+        ("length", pa.int32()),
+        ("observation", pa.list_(pa.float16())),
+        ("action", pa.list_(pa.float16())),
+        ("task", pa.int32()),
+        ("leg", pa.list_(pa.int8())),
+        ("subgoal", pa.list_(pa.int8())),
+    ]
+)
+
+
+@dataclass
+class Demonstration:
+    """One successful trajectory; see the columns above.
+
+    Attributes:
+        observation: [T+1, F].
+        action: [T, A].
+        leg, subgoal: [T].
+    """
+
+    episode: int
+    observation: np.ndarray
+    action: np.ndarray
+    task: int
+    leg: np.ndarray
+    subgoal: np.ndarray
+
+
+def write_shard(folder: Path, number: int, demonstrations: list[Demonstration]) -> dict[str, Any]:
+    """Writes one shard, complete or not at all; returns its entry in the manifest."""
+    columns = {
+        "episode": [d.episode for d in demonstrations],
+        "length": [len(d.action) for d in demonstrations],
+        "observation": [d.observation.astype(np.float16).ravel() for d in demonstrations],
+        "action": [d.action.astype(np.float16).ravel() for d in demonstrations],
+        "task": [d.task for d in demonstrations],
+        "leg": [d.leg.astype(np.int8) for d in demonstrations],
+        "subgoal": [d.subgoal.astype(np.int8) for d in demonstrations],
+    }
+    path = folder / f"shard-{number:05d}.parquet"
+    partial = path.with_suffix(".partial")
+    pq.write_table(pa.table(columns, schema=_TYPES), partial, compression="zstd")
+    digest = file_hash(partial)
+    os.replace(partial, path)
+    steps = int(sum(columns["length"]))
+    return {"file": path.name, "episodes": len(demonstrations), "steps": steps, "sha256": digest}
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_manifest(folder: Path, world: PinpadSpec, shards: list[dict[str, Any]], made: dict[str, Any]) -> None:
+    """Writes the manifest.
+
+    Args:
+        folder: of the shards.
+        world: whose demonstrations they are.
+        shards: entries of `write_shard`.
+        made: how they were collected: seed, expert, counts.
+    """
+    manifest = {
+        "schema": SCHEMA,
+        "environment": env_id(world),
+        "world": to_plain(world),
+        "kept": sum(shard["episodes"] for shard in shards),
+        "steps": sum(shard["steps"] for shard in shards),
+        **made,
+        "shards": shards,
+    }
+    partial = folder / "manifest.partial"
+    partial.write_text(json.dumps(manifest, indent=1))
+    os.replace(partial, folder / MANIFEST)
+
+
+def read_manifest(folder: str | os.PathLike[str]) -> dict[str, Any]:
+    """The manifest of a folder of shards.
+
+    Raises:
+        UserError: if it is missing, unreadable or of another schema.
+    """
+    path = Path(folder) / MANIFEST
+    try:
+        manifest = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise UserError(f"{path}: missing; expected a folder that `irl-ray collect` made") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not readable as JSON ({error})") from None
+    if not isinstance(manifest, dict) or manifest.get("schema") != SCHEMA:
+        raise UserError(f"{path}: not a manifest of schema {SCHEMA}; collect the data again")
+    missing = {"environment", "world", "shards"} - manifest.keys()
+    if missing or manifest["environment"] not in WORLDS:
+        raise UserError(f"{path}: incomplete ({', '.join(sorted(missing)) or 'environment'}); collect the data again")
+    return manifest
+
+
+def world_of(manifest: dict[str, Any], folder: str | os.PathLike[str]) -> PinpadSpec:
+    """The world whose demonstrations a folder holds."""
+    kind, _ = WORLDS[manifest["environment"]]
+    return build(kind, manifest["world"], f"{folder}/{MANIFEST}: world")
+
+
+def check_shard(folder: Path, entry: dict[str, Any], thorough: bool = False) -> str | None:
+    """What is wrong with a shard, in a few words; None if nothing is.
+
+    Args:
+        folder: of the shards.
+        entry: its entry in the manifest.
+        thorough: also compare the hash and look at every value.
+    """
+    path = folder / entry["file"]
+    if not path.is_file():
+        return "missing"
+    try:
+        file = pq.ParquetFile(path)
+        if not file.schema_arrow.equals(_TYPES):
+            return "has other columns than demonstrations have"
+        if file.metadata.num_rows != entry["episodes"]:
+            return f"holds {file.metadata.num_rows} episodes, the manifest says {entry['episodes']}"
+        if thorough:
+            if file_hash(path) != entry["sha256"]:
+                return "is not the file that was written (its hash differs)"
+            table = file.read(["observation", "action"])
+            if not all(np.isfinite(_flat(table, name)).all() for name in ("observation", "action")):
+                return "holds values that are not finite"
+    except (pa.ArrowException, OSError) as error:
+        return f"not readable ({str(error).splitlines()[0]})"
+    return None
+
+
+def _flat(table: pa.Table, name: str) -> np.ndarray:
+    return table[name].combine_chunks().flatten().to_numpy(zero_copy_only=False)
+
+
+class StoredDemonstrations:
+    """All usable shards of a folder, in memory as half precision.
+
+    One in `HELD_OUT_SHARE` trajectories is held out for `sample`; `batches` draws from the others.
+
+    Args:
+        folder: what `irl-ray collect` made.
+        truth: also read the ground truth; without it those columns are not opened.
+        report: told, a line each, about shards that are left out.
+
+    Raises:
+        UserError: if no shard is usable.
+    """
+
+    HELD_OUT_SHARE = 20
+
+    def __init__(self, folder: str | os.PathLike[str], truth: bool = False, report: Any = print):
+        folder = Path(folder).expanduser()
+        self.manifest = read_manifest(folder)
+        self.world = world_of(self.manifest, folder)
+        tables = []
+        for entry in self.manifest["shards"]:
+            problem = check_shard(folder, entry)
+            if problem:
+                report(f"{folder / entry['file']}: {problem}; left out")
+            else:
+                names = [*TRAINING_COLUMNS, *(TRUTH_COLUMNS if truth else ())]
+                tables.append(pq.read_table(folder / entry["file"], columns=names))
+        if not tables or not sum(len(t) for t in tables):
+            raise UserError(f"{folder}: no usable shard; `irl-ray data verify {folder}` says why. Collect again")
+        table = pa.concat_tables(tables)
+        self.length = torch.from_numpy(table["length"].to_numpy().astype(np.int64))
+        steps = int(self.length.sum())
+        self.start = self.length.cumsum(0) - self.length
+        self._observation = torch.from_numpy(_flat(table, "observation").reshape(steps + len(self.length), -1))
+        self._action = torch.from_numpy(_flat(table, "action").reshape(steps, -1))
+        self._truth = None
+        if truth:
+            task = torch.from_numpy(table["task"].to_numpy().astype(np.int64))
+            leg, subgoal = (torch.from_numpy(_flat(table, name).astype(np.int64)) for name in ("leg", "subgoal"))
+            self._truth = task, leg, subgoal
+        held_out = torch.from_numpy(table["episode"].to_numpy()) % self.HELD_OUT_SHARE == 0
+        self.training, self.held_out = (~held_out).nonzero()[:, 0], held_out.nonzero()[:, 0]
+        if not len(self.training) or not len(self.held_out):
+            raise UserError(f"{folder}: {len(self.length)} trajectories are too few to train on and to test with")
+
+    def __len__(self) -> int:
+        return len(self.length)
+
+    def take(self, rows: torch.Tensor) -> Trajectories:
+        """The given trajectories as a padded batch of float32."""
+        length = self.length[rows]
+        steps = torch.arange(int(length.max()) + 1)
+        mask = steps[None, :-1] < length[:, None]
+        at = self.start[rows][:, None] + steps[:-1].minimum(length[:, None] - 1)
+        # Observations have one row more per trajectory than actions.
+        seen = (self.start[rows] + rows)[:, None] + steps.minimum(length[:, None])
+        blank = torch.full(mask.shape, -1)
+        task, leg, subgoal = blank[:, 0], blank, blank
+        if self._truth is not None:
+            task, leg, subgoal = self._truth[0][rows], self._truth[1][at], self._truth[2][at]
+        return Trajectories(
+            self.world,
+            self._observation[seen].float(),
+            self._action[at].float(),
+            mask,
+            task,
+            leg,
+            subgoal.masked_fill(~mask, -1),
+        )
+
+    def sample(self, count: int, random: torch.Generator) -> Trajectories:
+        """`count` of the held-out trajectories (all of them, if they are fewer)."""
+        order = torch.randperm(len(self.held_out), generator=random)
+        return self.take(self.held_out[order[:count]])
+
+    def batches(self, size: int, seed: int, *key: str | int, start: int = 0) -> Iterator[Trajectories]:
+        """Random training batches for ever; batch i depends on (seed, key, i) alone."""
+        random, index = torch.Generator(), start
+        while True:
+            random.manual_seed(torch_seed(seed, "demonstrations", *key, index))
+            yield self.take(self.training[torch.randint(len(self.training), (size,), generator=random)])
+            index += 1

@@ -1,0 +1,90 @@
+"""Batches of demonstrations, whatever world they come from, and where phases get them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, fields, replace
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from irl_ray.envs.pinpad import PinpadSpec
+from irl_ray.envs.worlds import AntSpec
+
+
+@dataclass
+class Trajectories:
+    """A batch of expert trajectories, padded on the right.
+
+    `task`, `leg` and `subgoal` are ground truth for analysis; the training phases never read them.
+
+    Attributes:
+        world: whose trajectories they are.
+        observation: [B, T+1, ...]: the cell of every entity, int64 [E], in the gridworld; float32 [F]
+            of the ant.
+        action: int64 [B, T] in the gridworld; float32 [B, T, 8] of the ant.
+        mask: bool [B, T], true on real steps.
+        task: int64 [B], number of the task in the specification's list.
+        leg: int64 [B, T], how many colours of the task had been visited before the step.
+        subgoal: int64 [B, T], ground-truth subgoal (see `PinpadSpec.subgoals`), -1 on padding.
+        distances: int16 [C, O, B] of `pinpad.shortest_distances`, where the stream knows them.
+    """
+
+    world: PinpadSpec
+    observation: Tensor
+    action: Tensor
+    mask: Tensor
+    task: Tensor
+    leg: Tensor
+    subgoal: Tensor
+    distances: Tensor | None = None
+
+    def __len__(self) -> int:
+        return self.action.shape[0]
+
+    def select(self, rows: Tensor) -> Trajectories:
+        """The given trajectories, trimmed to the longest of them."""
+        steps = int(self.mask[rows].sum(1).max())
+        return Trajectories(
+            self.world,
+            self.observation[rows, : steps + 1],
+            self.action[rows, :steps],
+            self.mask[rows, :steps],
+            self.task[rows],
+            self.leg[rows, :steps],
+            self.subgoal[rows, :steps],
+            None if self.distances is None else self.distances[:, :, rows],
+        )
+
+    def to(self, device: str | torch.device) -> Trajectories:
+        """The batch on another device."""
+        moved = {f.name: v.to(device) for f in fields(self) if isinstance(v := getattr(self, f.name), Tensor)}
+        return replace(self, **moved)
+
+    def split_by_length(self, parts: int) -> list[Trajectories]:
+        """The batch in `parts` of similar length: the same set with far less padding."""
+        order = self.mask.sum(1).argsort()
+        return [self.select(rows) for rows in order.chunk(parts)]
+
+    def agent_cells(self) -> Tensor:
+        """int64 [B, T+1]: the cell the agent is in."""
+        if not isinstance(self.world, AntSpec):
+            return self.observation[..., -1]
+        return ant_cells(self.observation, self.world.grid_size)
+
+
+class Demonstrations(Protocol):
+    """Where a phase gets its trajectories: a stream that never ends, or stored shards."""
+
+    def sample(self, count: int, random: torch.Generator) -> Trajectories:
+        """Trajectories that training has not seen and will not see."""
+
+    def batches(self, size: int, seed: int, *key: str | int, start: int = 0) -> Iterator[Trajectories]:
+        """Training batches for ever; batch i depends on (seed, key, i) alone, so runs can resume at i."""
+
+
+def ant_cells(observation: Tensor, grid_size: int) -> Tensor:
+    """int64 [...]: the cell the ant's torso is over, from observations [..., F]; borders clamp."""
+    place = ((observation[..., 27:29] + 1) * (grid_size / 2)).floor().long().clamp(0, grid_size - 1)
+    return (grid_size - 1 - place[..., 1]) * grid_size + place[..., 0]

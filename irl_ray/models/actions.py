@@ -1,0 +1,91 @@
+"""Action distributions of the base model, one interface for discrete and continuous actions."""
+
+from __future__ import annotations
+
+import math
+from typing import Protocol
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+class Actions(Protocol):
+    """A family of distributions over actions.
+
+    Attributes:
+        num_outputs: how many numbers the action head gives per step.
+    """
+
+    num_outputs: int
+
+    def inputs(self, outputs: Tensor) -> Tensor:
+        """What the head gives [..., num_outputs] -> the distribution's parameters, as RLlib's take them."""
+
+    def log_prob(self, inputs: Tensor, action: Tensor) -> Tensor:
+        """log p(action) in nats: [...]."""
+
+    def noise(self, random: np.random.Generator, steps: int) -> np.ndarray:
+        """Random numbers for `steps` samples, [steps, ...]."""
+
+    def sample(self, inputs: Tensor, noise: Tensor, temperature: float = 1.0) -> Tensor:
+        """Draws from p^(1 / temperature), one action per row; `noise` as from `noise`."""
+
+    def mode(self, inputs: Tensor) -> Tensor:
+        """The most likely action."""
+
+
+class CategoricalActions:
+    """Discrete actions; the parameters are logits."""
+
+    def __init__(self, count: int):
+        self.num_outputs = count
+
+    def inputs(self, outputs: Tensor) -> Tensor:
+        return outputs
+
+    def log_prob(self, inputs: Tensor, action: Tensor) -> Tensor:
+        return -F.cross_entropy(inputs.movedim(-1, 1) if inputs.dim() > 2 else inputs, action, reduction="none")
+
+    def noise(self, random: np.random.Generator, steps: int) -> np.ndarray:
+        return random.random(steps)
+
+    def sample(self, inputs: Tensor, noise: Tensor, temperature: float = 1.0) -> Tensor:
+        cumulative = (inputs / temperature).softmax(-1).cumsum(-1)
+        return (noise[..., None] >= cumulative[..., :-1]).sum(-1)
+
+    def mode(self, inputs: Tensor) -> Tensor:
+        return inputs.argmax(-1)
+
+
+class GaussianActions:
+    """Continuous actions, a Gaussian with diagonal covariance; the parameters are mean and log std.
+
+    Args:
+        size: action dimensions.
+        min_log_std: floor of the log standard deviation. Without one the precision of the gait
+            outweighs, in the loss, the direction of the walk.
+    """
+
+    def __init__(self, size: int, min_log_std: float):
+        self.size, self.min_log_std, self.num_outputs = size, min_log_std, 2 * size
+
+    def inputs(self, outputs: Tensor) -> Tensor:
+        mean, spread = outputs.split(self.size, -1)
+        return torch.cat([mean, self.min_log_std + F.softplus(spread)], -1)
+
+    def log_prob(self, inputs: Tensor, action: Tensor) -> Tensor:
+        mean, log_std = inputs.split(self.size, -1)
+        squares = ((action - mean) * torch.exp(-log_std)) ** 2
+        return -(0.5 * squares + log_std).sum(-1) - 0.5 * self.size * math.log(2 * math.pi)
+
+    def noise(self, random: np.random.Generator, steps: int) -> np.ndarray:
+        return random.standard_normal((steps, self.size), np.float32)
+
+    def sample(self, inputs: Tensor, noise: Tensor, temperature: float = 1.0) -> Tensor:
+        mean, log_std = inputs.split(self.size, -1)
+        return mean + temperature**0.5 * log_std.exp() * noise
+
+    def mode(self, inputs: Tensor) -> Tensor:
+        return inputs[..., : self.size]
