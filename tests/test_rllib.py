@@ -139,7 +139,7 @@ def planted_agent(world):
     agent = make_agent(gridworld_spec(world), rank=None, decoder_hidden=8, forced_switch=True)
     base, decoder = agent.base, agent.metacontroller.decoder
     base.encoder.table.weight[:, :4] = 0
-    base.encoder.table.weight[:, 4] = 1 / base.num_entities  # a constant for the controller to read
+    base.encoder.table.weight[:, 4] = 1 / base.world.num_entities  # a constant for the controller to read
     for block in base.blocks:  # nothing is added to the residual stream
         block.mix.out.weight.zero_()
         block.mlp_out.weight.zero_()

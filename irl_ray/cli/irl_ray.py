@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 
 from irl_ray.errors import UserError
 from irl_ray.models import weights
+from irl_ray.phases.training import Phase
+
+STATE, SAVE_EVERY = "state.pt", 60.0  # seconds between saved states of `irl-ray phase`
 
 
 def parser() -> argparse.ArgumentParser:
@@ -127,10 +132,19 @@ def run_phase(options: argparse.Namespace) -> int:
     values |= {k: v for k in ("device", "steps") if (v := getattr(options, k)) is not None}
     phase_class, typed = made[spec["run"]]
     phase, started = phase_class(typed(values)), time.monotonic()
+    state, saved = Path(options.out) / STATE, started
+    if state.is_file():
+        phase.load_state(torch.load(state, weights_only=True))
+        print(f"going on from step {phase.step_number} ({state})", flush=True)
+    first = phase.step_number
     while not phase.finished:
         metrics = phase.step()
-        elapsed = time.monotonic() - started
-        left = elapsed * (phase.config.steps / phase.step_number - 1)
+        now = time.monotonic()
+        elapsed = now - started
+        left = elapsed * (phase.config.steps - phase.step_number) / (phase.step_number - first)
+        if now - saved > SAVE_EVERY or phase.finished:
+            save_state(phase, state)
+            saved = now
         shown = "  ".join(f"{k} {v:.4g}" for k, v in metrics.items())
         print(f"{shown}  elapsed {elapsed:.0f}s  eta {left:.0f}s", flush=True)
         if options.minutes and elapsed > 60 * options.minutes:
@@ -140,6 +154,14 @@ def run_phase(options: argparse.Namespace) -> int:
         print(f"{name:<40}{value:.4g}")
     print(f"weights: {phase.export(options.out, gates)}")
     return 0
+
+
+def save_state(phase: Phase, path: Path) -> None:
+    """Writes what resuming needs, complete or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    torch.save(phase.state(), partial)
+    os.replace(partial, path)
 
 
 def draw_curve(options: argparse.Namespace) -> int:

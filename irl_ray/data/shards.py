@@ -176,7 +176,7 @@ def check_shard(folder: Path, entry: dict[str, Any], thorough: bool = False) -> 
 
 
 def _flat(table: pa.Table, name: str) -> np.ndarray:
-    return table[name].combine_chunks().flatten().to_numpy(zero_copy_only=False)
+    return np.array(table[name].combine_chunks().flatten())
 
 
 class StoredDemonstrations:
@@ -210,17 +210,17 @@ class StoredDemonstrations:
         if not tables or not sum(len(t) for t in tables):
             raise UserError(f"{folder}: no usable shard; `irl-ray data verify {folder}` says why. Collect again")
         table = pa.concat_tables(tables)
-        self.length = torch.from_numpy(table["length"].to_numpy().astype(np.int64))
+        self.length = torch.from_numpy(np.array(table["length"], np.int64))
         steps = int(self.length.sum())
         self.start = self.length.cumsum(0) - self.length
         self._observation = torch.from_numpy(_flat(table, "observation").reshape(steps + len(self.length), -1))
         self._action = torch.from_numpy(_flat(table, "action").reshape(steps, -1))
         self._truth = None
         if truth:
-            task = torch.from_numpy(table["task"].to_numpy().astype(np.int64))
+            task = torch.from_numpy(np.array(table["task"], np.int64))
             leg, subgoal = (torch.from_numpy(_flat(table, name).astype(np.int64)) for name in ("leg", "subgoal"))
             self._truth = task, leg, subgoal
-        held_out = torch.from_numpy(table["episode"].to_numpy()) % self.HELD_OUT_SHARE == 0
+        held_out = torch.from_numpy(np.array(table["episode"])) % self.HELD_OUT_SHARE == 0
         self.training, self.held_out = (~held_out).nonzero()[:, 0], held_out.nonzero()[:, 0]
         if not len(self.training) or not len(self.held_out):
             raise UserError(f"{folder}: {len(self.length)} trajectories are too few to train on and to test with")
