@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-import torch.nn.functional as F
 
 from irl_ray.analysis.codes import subgoal_starts
 from irl_ray.data.gridworld import GridworldExpert
@@ -13,9 +12,9 @@ from irl_ray.models import weights
 from irl_ray.models.weights import fingerprint
 from irl_ray.phases import hindsight
 from irl_ray.phases.discover import Discover, discover_config
-from irl_ray.phases.hindsight import OutcomeTeacher, TeacherConfig, best_kmeans, kmeans, spread_codes
+from irl_ray.phases.hindsight import OutcomeTeacher, TeacherConfig, jump_weights, spread_codes
 
-CONFIG = TeacherConfig(states=24, max_outcomes=6, trajectories=400)
+CONFIG = TeacherConfig(trajectories=400)
 
 
 @pytest.fixture(scope="module")
@@ -130,14 +129,16 @@ def test_an_untrained_base_model_is_refused(tiny_world):
         OutcomeTeacher(CONFIG, make_agent(tiny_world).base, 4, 0.1, batch, torch.Generator().manual_seed(0))
 
 
-def test_clusterings_find_planted_centres():
+def test_the_regression_finds_what_goes_with_jumps():
+    """Rows 3 and 7 make jumps grow; row 9 is often seen beside row 3 and must not share its blame."""
     generator = torch.Generator().manual_seed(0)
-    centres = F.normalize(torch.randn(5, 8, generator=generator), dim=1)
-    member = torch.randint(5, (600,), generator=generator)
-    points = centres[member] + 0.05 * torch.randn(600, 8, generator=generator)
-    for found in (kmeans(points, 5, generator), best_kmeans(points, 9, generator)):
-        assert float(torch.cdist(centres, found).amin(1).max()) < 0.1
-    assert len(best_kmeans(points, 9, generator)) == 5
+    seen = torch.randint(20, (4000, 3), generator=generator)
+    beside = (seen == 3).any(1) & (torch.rand(4000, generator=generator) < 0.7)
+    seen[beside, 0] = torch.where(seen[beside, 0] == 3, 3, 9)
+    grown = 0.5 * (seen == 3).any(1) + 0.8 * (seen == 7).any(1)
+    weight = jump_weights(seen, grown + 0.1 * torch.randn(4000, generator=generator), 20)
+    assert weight.topk(2).indices.tolist() == [7, 3]
+    assert float(weight.sort().values[-3]) < 0.15 * float(weight[3])
 
 
 def test_taught_codes_are_spread_and_of_the_priors_norm():
@@ -153,7 +154,7 @@ def test_a_code_stays_until_the_next_change_taken():
 
 
 def test_teaching_finds_codes_that_mean_colours_against_chance(marked_weights):
-    teacher = {"steps": 200, "weigh_after": 100, "states": 24, "max_outcomes": 6, "trajectories": 400}
+    teacher = {"steps": 200, "weigh_after": 100, "trajectories": 400}
     values = {"preset": "tiny", "base": str(marked_weights), "steps": 200, "report_every": 50, "teacher": teacher}
     phase = Discover(discover_config({**values, "metacontroller": {"layer": 0}}))
     with pytest.raises(UserError, match="weigh_after"):
@@ -168,7 +169,7 @@ def test_teaching_finds_codes_that_mean_colours_against_chance(marked_weights):
 
 
 def test_discovery_reads_no_labels(marked_weights):
-    teacher = {"steps": 12, "weigh_after": 6, "states": 24, "max_outcomes": 6, "trajectories": 200}
+    teacher = {"steps": 12, "weigh_after": 6, "trajectories": 200}
     values = {"preset": "tiny", "base": str(marked_weights), "steps": 20, "report_every": 20, "teacher": teacher}
 
     def scrambled(batch):

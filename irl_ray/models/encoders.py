@@ -7,9 +7,36 @@ from torch import Tensor, nn
 
 from irl_ray.envs.pinpad import PinpadSpec
 from irl_ray.envs.worlds import NUM_BODY, AntSpec, ant_observation_size
+from irl_ray.errors import UserError
 
 
-class AbsoluteEncoder(nn.Module):
+class Encoder(nn.Module):
+    """Observations in, e_0 out.
+
+    Encoders of things that are somewhere hold one embedding for each (thing, place) in `table`.
+    """
+
+    table: nn.EmbeddingBag
+
+    def rows(self, observation: Tensor) -> Tensor:
+        """Rows of the table that an observation shows: [..., E or F] -> int64 [..., S].
+
+        Raises:
+            UserError: if the encoder has no table.
+        """
+        raise UserError(f"{type(self).__name__} has no table of things in view; set teacher.steps: 0, or use another")
+
+    @property
+    def num_rows(self) -> int:
+        return self.table.num_embeddings
+
+    def look_up(self, observation: Tensor) -> Tensor:
+        """Sum of the embeddings in view: [..., E or F] -> [..., d]."""
+        rows = self.rows(observation)
+        return self.table(rows.flatten(0, -2)).unflatten(0, rows.shape[:-1])
+
+
+class AbsoluteEncoder(Encoder):
     """The paper's linear map of concatenated one-hots (Appendix A, D.1).
 
     A linear map of a one-hot is a row of its matrix, so the map is computed as a sum of one
@@ -24,13 +51,15 @@ class AbsoluteEncoder(nn.Module):
         self.bias = nn.Parameter(torch.zeros(width))
         self.register_buffer("offset", torch.arange(num_entities) * cells, persistent=False)
 
+    def rows(self, observation: Tensor) -> Tensor:
+        return observation + self.offset
+
     def forward(self, observation: Tensor) -> Tensor:
         """int64 [..., E] -> [..., d]."""
-        keys = observation + self.offset
-        return self.table(keys.flatten(0, -2)).unflatten(0, observation.shape[:-1]) + self.bias
+        return self.look_up(observation) + self.bias
 
 
-class EgocentricEncoder(nn.Module):
+class EgocentricEncoder(Encoder):
     """One embedding per (entity, cell relative to the agent), plus one for the agent's own cell.
 
     Ours: learns several times faster than the absolute encoding on small budgets, since "the red
@@ -51,14 +80,16 @@ class EgocentricEncoder(nn.Module):
         right = columns[None] - columns[:, None] + grid_size - 1
         self.register_buffer("relative", down * span + right, persistent=False)
 
+    def rows(self, observation: Tensor) -> Tensor:
+        agent = observation[..., -1:]
+        return torch.cat([self.relative[agent, observation[..., :-1]], agent], -1) + self.offset
+
     def forward(self, observation: Tensor) -> Tensor:
         """int64 [..., E] -> [..., d]."""
-        agent = observation[..., -1:]
-        keys = torch.cat([self.relative[agent, observation[..., :-1]], agent], -1) + self.offset
-        return self.table(keys.flatten(0, -2)).unflatten(0, observation.shape[:-1])
+        return self.look_up(observation)
 
 
-class LinearEncoder(nn.Module):
+class LinearEncoder(Encoder):
     """The paper's encoder for the ant: a linear map of the whole observation (D.1)."""
 
     def __init__(self, world: AntSpec, width: int, std: float):
@@ -70,7 +101,7 @@ class LinearEncoder(nn.Module):
         return self.map(observation)
 
 
-class RelativeCellEncoder(nn.Module):
+class RelativeCellEncoder(Encoder):
     """For the ant: one embedding per (entity, cell relative to the ant's), and a linear map of the rest.
 
     Ours: the observation is the paper's, and the whole cells between the ant's cell and each
@@ -88,27 +119,25 @@ class RelativeCellEncoder(nn.Module):
         self.rest = nn.Linear(NUM_BODY + 2, width)
         self.register_buffer("offset", torch.arange(self.entities + 1) * span**2, persistent=False)
 
-    def places(self, observation: Tensor) -> Tensor:
-        """Sum of the embeddings of all cells: float [..., F] -> [..., d]."""
+    def rows(self, observation: Tensor) -> Tensor:
         size, span = self.grid_size, 2 * self.grid_size - 1
         local = observation[..., -2:]
         between = observation[..., NUM_BODY:-2].unflatten(-1, (self.entities, 2)) + local[..., None, :]
         steps = (between.round().long() + size - 1).clamp(0, span - 1)
         own = ((observation[..., NUM_BODY - 2 : NUM_BODY] + 1) * (size / 2)).floor().long().clamp(0, size - 1)
-        keys = torch.cat([steps[..., 1] * span + steps[..., 0], (own[..., 1] * size + own[..., 0])[..., None]], -1)
-        keys = keys + self.offset
-        return self.table(keys.flatten(0, -2)).unflatten(0, observation.shape[:-1])
+        cells = torch.cat([steps[..., 1] * span + steps[..., 0], (own[..., 1] * size + own[..., 0])[..., None]], -1)
+        return cells + self.offset
 
     def forward(self, observation: Tensor) -> Tensor:
         """float [..., F] -> [..., d]."""
         body = torch.cat([observation[..., :NUM_BODY], observation[..., -2:]], -1)
-        return self.places(observation) + self.rest(body)
+        return self.look_up(observation) + self.rest(body)
 
 
 ENCODERS = {"absolute": AbsoluteEncoder, "egocentric": EgocentricEncoder}
 ANT_ENCODERS = {"linear": LinearEncoder, "relative": RelativeCellEncoder}
 
 
-def encoders_of(world: PinpadSpec) -> dict[str, type[nn.Module]]:
+def encoders_of(world: PinpadSpec) -> dict[str, type[Encoder]]:
     """The encoders that fit a world's observations."""
     return ANT_ENCODERS if isinstance(world, AntSpec) else ENCODERS

@@ -110,7 +110,7 @@ _ANT = {
     "small": {
         "optimizer": {"learning_rate": 5e-3, "schedule": "cosine"},
         "metacontroller": {"layer": 0, "rank": None, "controller_scale": 1.0, "switch": "gumbel"},
-        "teacher": {"steps": 2400, "weigh_after": 600, "code_noise": 0.6},
+        "teacher": {"steps": 2400, "weigh_after": 600, "code_noise": 0.6, "window": 6},
         "alpha": 0.1,
         "steps": 2400,
         "batch_size": 64,

@@ -3,9 +3,10 @@
 At small scale the plain objective (Eqs. 3 and 9) finds codes of single actions, which pay sooner and
 buy more than goals (irl_ray/docs/codes.md). But the frozen base model knows what was reached:
 
-1. *Events*. Mid-depth, the residual stream follows the task. Some states of the embedding go with
-   jumps of the mid-depth stream twice as large as all others: something was decided there.
-2. *Outcomes*. The embeddings at events fall into tight clusters, one per thing that can be reached.
+1. *Events*. Mid-depth, the residual stream follows the task. A linear regression tells which of the
+   things that can be seen (the rows of the encoder's table) make the stream jump when they come into
+   view; a few stand out from all others by a wide gap: there something was decided.
+2. *Outcomes*. Each of these is something that can be reached.
 3. *Hindsight*. On every step the code in force is that of the next outcome to come.
 4. *Worth*. Where the base model knows by itself how to go on, a new code gains nothing: a change
    from outcome i to outcome j is kept if it raises the log-likelihood of the actions up to the
@@ -13,7 +14,7 @@ buy more than goals (irl_ray/docs/codes.md). But the frozen base model knows wha
    is left are subgoals.
 
 A metacontroller is taught these codes and switches; optimiser steps that are left go to the plain
-objective. Outcomes are told apart by the embedding alone, so a goal must show in one observation.
+objective. A goal must show as one entry of what the encoder sees, such as "this colour, here".
 Neither labels nor rewards are used anywhere.
 """
 
@@ -39,19 +40,19 @@ class TeacherConfig:
     Attributes:
         steps: optimiser steps that are taught; 0 leaves the warm start out (the paper's method).
         weigh_after: steps after which each kind of change is weighed, and kept or dropped.
-        states: clusters of embeddings, far more than outcomes.
+        window: observations over which the mid-depth stream is averaged on either side of a jump.
         min_contrast: how many times larger jumps must be at events than elsewhere, at least; base
             models that know the tasks have about 1.4, untrained ones 1.0.
-        max_outcomes: the number of outcomes is chosen from 2 to this, by silhouette.
+        max_outcomes: more events than this are none.
         hold: share of changes that are skipped while taught before weighing, so that the decoder
             learns what a code does once its outcome has been reached.
-        trajectories: demonstrations behind clusters and weighing.
+        trajectories: demonstrations behind events and weighing.
         code_noise: standard deviation of the noise on taught codes.
     """
 
     steps: int = 0
     weigh_after: int = 500
-    states: int = 24
+    window: int = 1
     min_contrast: float = 1.2
     max_outcomes: int = 12
     hold: float = 0.3
@@ -67,11 +68,12 @@ class OutcomeTeacher:
         base: the frozen base model.
         code_size: n_z.
         alpha: α, the price of a nat in a code.
-        batch: demonstrations to cluster.
-        random: source of the clustering's starts and of the codes' places.
+        batch: demonstrations in which to look for events.
+        random: source of the codes' places.
 
     Attributes:
         contrast: jumps of the mid-depth stream at events over those at other steps.
+        outcomes: int64 [K], rows of the encoder's table.
         codes: [K, z], one for each outcome.
         gain: [K, K], nats that a change from one outcome to another gains; NaN where not weighed.
 
@@ -89,54 +91,61 @@ class OutcomeTeacher:
         random: torch.Generator,
     ):
         self.config, self.base, self.alpha = config, base, alpha
-        embedding, jump, real = self._perceive(batch)
-        points = embedding[real]
-        self.states = kmeans(points, config.states, random)
-        member = torch.cdist(points, self.states).argmin(1)
-        used = member.bincount(minlength=config.states) > 0
-        self.states, member = self.states[used], (used.cumsum(0) - 1)[member]
-        salience = torch.stack([jump[real][member == k].mean() for k in range(len(self.states))])
-        ordered = salience.log().sort().values
-        widest = int(ordered.diff().argmax())
-        self.contrast = float((ordered[widest + 1] - ordered[widest]).exp())
-        self.eventful = salience.log() > (ordered[widest] + ordered[widest + 1]) / 2
-        events = points[self.eventful[member]]
-        if self.contrast < config.min_contrast or len(events) < 10 * config.max_outcomes:
+        seen, new = self._seen(batch)
+        jump = self._jumps(batch)[new.any(-1)].log()
+        weight = jump_weights(seen[new.any(-1)], jump, base.encoder.num_rows)
+        ordered, rows = weight.sort(descending=True)
+        widest = int((ordered[:-1] - ordered[1:])[: config.max_outcomes].argmax())
+        self.contrast = float((ordered[widest] - ordered[widest + 1]).exp())
+        if self.contrast < config.min_contrast or widest == 0:
             raise UserError(
                 f"discover: the base model marks no events in the demonstrations (contrast {self.contrast:.2f}, "
                 f"teacher.min_contrast {config.min_contrast}). Train it longer, until its action NLL is close "
                 "to floor/bayes, or set teacher.steps: 0 to leave the teacher out"
             )
-        self.outcomes = best_kmeans(events, config.max_outcomes, random)
-        self.codes = spread_codes(len(self.outcomes), code_size, random).to(events.device)
+        self.outcomes = rows[: widest + 1].sort().values
+        self.codes = spread_codes(len(self.outcomes), code_size, random).to(self.outcomes.device)
         count = len(self.outcomes)
-        self.gain = torch.full((count, count), torch.nan, device=events.device)
+        self.gain = torch.full((count, count), torch.nan, device=self.outcomes.device)
 
     @property
     def worth(self) -> float:
         """What a change must gain to be kept: α times the nats it takes to name an outcome."""
         return self.alpha * math.log(len(self.codes))
 
-    @torch.no_grad()
-    def _perceive(self, batch: Trajectories) -> tuple[Tensor, Tensor, Tensor]:
-        """Embeddings [B, T+1, d], jumps at mid-depth [B, T+1] and which of them are real [B, T+1].
+    def _seen(self, batch: Trajectories) -> tuple[Tensor, Tensor]:
+        """Rows of the encoder's table in view, int64 [B, T+1, S], and which of them are new, bool.
 
         The first observation is left out: nothing has been done yet.
         """
-        embedding = self.base.embed(batch.observation)
-        middle = self.base.lower(embedding, self.base.num_layers // 2)
-        jump = F.pad((middle[:, 1:] - middle[:, :-1]).norm(dim=-1), (1, 0))
-        return embedding, jump, F.pad(batch.mask, (1, 0))
+        seen = self.base.encoder.rows(batch.observation)
+        new = (seen[:, 1:] != seen[:, :-1]) & batch.mask[..., None]
+        return seen, F.pad(new, (0, 0, 1, 0))
+
+    @torch.no_grad()
+    def _jumps(self, batch: Trajectories) -> Tensor:
+        """How far the mid-depth stream moves at each observation: [B, T+1].
+
+        The distance between its means over the `window` observations from this one on and over those
+        before it, as far as there are so many; a window longer than a stride does not see the gait.
+        """
+        middle = self.base.lower(self.base.embed(batch.observation), self.base.num_layers // 2)
+        real = F.pad(batch.mask, (1, 0), value=True).to(middle.dtype)
+        total, count = (middle * real[..., None]).cumsum(1), real.cumsum(1)
+        total, count = F.pad(total, (0, 0, 1, 0)), F.pad(count, (1, 0))
+        here = torch.arange(real.shape[1], device=real.device)
+        start, end = (here - self.config.window).clamp(min=0), (here + self.config.window).clamp(max=real.shape[1])
+        mean = lambda a, b: (total[:, b] - total[:, a]) / (count[:, b] - count[:, a]).clamp(min=1)[..., None]  # noqa: E731
+        return (mean(here, end) - mean(start, here)).norm(dim=-1)
 
     @torch.no_grad()
     def reached(self, batch: Trajectories) -> Tensor:
         """The outcome that comes next after every step: int64 [B, T]; -1 if none comes."""
-        embedding, _, real = self._perceive(batch)
-        flat = embedding.flatten(0, 1)
-        event = self.eventful[torch.cdist(flat, self.states).argmin(1)].view(real.shape) & real
-        outcome = torch.cdist(flat, self.outcomes).argmin(1).view(real.shape)
-        steps = real.shape[1]
-        times = torch.arange(steps, device=flat.device).expand_as(real)
+        seen, new = self._seen(batch)
+        arrived = (seen[..., None] == self.outcomes) & new[..., None]  # [B, T+1, S, K]
+        event, outcome = arrived.any(-1).any(-1), arrived.any(-2).int().argmax(-1)
+        steps = event.shape[1]
+        times = torch.arange(steps, device=event.device).expand_as(event)
         next_event = times.masked_fill(~event, steps).flip(1).cummin(1).values.flip(1)[:, 1:]
         found = outcome.gather(1, next_event.clamp(max=steps - 1))
         return found.masked_fill(next_event == steps, -1)
@@ -190,8 +199,8 @@ class OutcomeTeacher:
         return _hold(outcome, _changes(outcome) & (drawn >= self.config.hold))
 
     def state(self) -> dict[str, Tensor]:
-        """The clusters, codes and gains, from which `from_state` makes the same teacher."""
-        names = ("states", "eventful", "outcomes", "codes", "gain")
+        """The outcomes, codes and gains, from which `from_state` makes the same teacher."""
+        names = ("outcomes", "codes", "gain")
         return {name: getattr(self, name) for name in names} | {"contrast": torch.tensor(self.contrast)}
 
     @classmethod
@@ -227,35 +236,22 @@ def spread_codes(count: int, size: int, random: torch.Generator, sweeps: int = 3
     return codes * size**0.5
 
 
-def kmeans(points: Tensor, clusters: int, random: torch.Generator, sweeps: int = 50, restarts: int = 6) -> Tensor:
-    """Centroids [K, d] with the least mean squared distance to points [n, d] over some restarts.
+def jump_weights(seen: Tensor, jump: Tensor, count: int, ridge: float = 10.0) -> Tensor:
+    """By how much the log of a jump grows with each thing in view: a ridge regression.
 
-    Starts are those of k-means++: each further centroid is a point drawn by its squared distance.
+    Args:
+        seen: int64 [n, S], the rows in view at n steps.
+        jump: [n], logarithms of the jumps at these steps.
+        count: V, rows there are.
+        ridge: pulls rows that are seen on few steps to zero.
+
+    Returns:
+        [V].
     """
-    best, best_cost = None, torch.inf
-    points = points[:: max(1, len(points) // 8000)]
-    for _ in range(restarts):
-        centroids = points[torch.randint(len(points), (1,), generator=random)]
-        while len(centroids) < clusters:
-            far = torch.cdist(points, centroids).amin(1).square().cpu() + 1e-12
-            centroids = torch.cat([centroids, points[torch.multinomial(far, 1, generator=random)]])
-        for _ in range(sweeps):
-            member = F.one_hot(torch.cdist(points, centroids).argmin(1), clusters).to(points.dtype)
-            count = member.sum(0)[:, None]
-            centroids = torch.where(count == 0, centroids, (member.T @ points) / count.clamp(min=1))
-        cost = float(torch.cdist(points, centroids).amin(1).square().mean())
-        if cost < best_cost:
-            best, best_cost = centroids, cost
-    return best
-
-
-def best_kmeans(points: Tensor, most: int, random: torch.Generator) -> Tensor:
-    """k-means with the number of clusters, 2 to `most`, of the best mean (simplified) silhouette."""
-    best, best_silhouette = None, -torch.inf
-    for clusters in range(2, most + 1):
-        centroids = kmeans(points, clusters, random)
-        nearest = torch.cdist(points, centroids).topk(2, largest=False).values
-        silhouette = float((1 - nearest[:, 0] / nearest[:, 1]).mean())
-        if silhouette > best_silhouette:
-            best, best_silhouette = centroids, silhouette
-    return best
+    gram, target = torch.zeros(count, count), torch.zeros(count)
+    centred = jump.cpu() - jump.cpu().mean()
+    for some, value in zip(seen.cpu().split(4096), centred.split(4096)):
+        view = torch.zeros(len(some), count).scatter_(1, some, 1.0)
+        gram += view.T @ view
+        target += view.T @ value
+    return torch.linalg.solve(gram + ridge * torch.eye(count), target).to(jump.device)

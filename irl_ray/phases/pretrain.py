@@ -137,7 +137,7 @@ _ANT = {
         "world": ANTS["small"],
         "model": {"mixer": "hawk", "width": 96, "layers": 3, "heads": 4, "mlp": 256, "encoder": "relative"},
         "optimizer": {"learning_rate": 4e-3, "schedule": "cosine", "warmup_steps": 200},
-        "steps": 9000,
+        "steps": 8000,
         "batch_size": 64,
         "post_task": "post_a2",
         "control_steps": 1500,
