@@ -6,7 +6,7 @@ import pytest
 import torch
 from hypothesis import settings
 
-from irl_ray.envs.worlds import gridworld_spec
+from irl_ray.envs.worlds import ant_spec, gridworld_spec
 from irl_ray.models import weights
 from irl_ray.models.metacontroller import Metacontroller, MetacontrollerConfig
 from irl_ray.models.sequence_model import SequenceModelConfig
@@ -42,3 +42,16 @@ def tiny_agent(tiny_world):
 def tiny_weights(tiny_world, tmp_path_factory):
     """Folder of an untrained tiny agent."""
     return weights.save(make_agent(tiny_world), tmp_path_factory.mktemp("weights") / "tiny")
+
+
+def make_ant_agent(encoder="relative", seed=0, **meta):
+    """An untrained agent of the small ant."""
+    torch.manual_seed(seed)
+    world = ant_spec({"preset": "small"})
+    shape = {"mixer": "hawk", "width": 32, "layers": 2, "heads": 2, "mlp": 48, "encoder": encoder}
+    base = new_base(SequenceModelConfig(**shape), world)
+    small = {"code_size": 4, "memory_size": 8, "summary_size": 8, "rank": None, "initial_switch_bias": 0.0, **meta}
+    agent = Artefact(world, base, Metacontroller(MetacontrollerConfig(**small), 32, 2))
+    for part in agent.parts.values():
+        part.eval().requires_grad_(False)
+    return agent

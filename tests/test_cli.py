@@ -172,7 +172,7 @@ def test_train_interrupt_resume_evaluate(tmp_path, tiny_weights):
     arguments = ["evaluate", str(folder), "--episodes", "16", "--render", str(picture), "--out", str(result)]
     assert rllib(arguments) == 0
     told = json.loads(result.read_text())
-    assert told["acting"] == "policy over codes" and told["tasks"] == "post_two_pairs"
+    assert told["acting"] == "policy over codes" and told["tasks"] == "0-1-2-3"
     assert picture.read_bytes()[:3] == b"GIF"
 
 

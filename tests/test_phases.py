@@ -18,7 +18,7 @@ from irl_ray.phases.discover import Discover, discover_config
 from irl_ray.phases.pretrain import Pretrain, pretrain_config, pretraining_losses
 from irl_ray.phases.training import OptimizerConfig
 
-TEACHER = {"trajectories": 128, "states": 12, "max_outcomes": 5, "weigh_after": 7, "min_contrast": 1.0}
+TEACHER = {"trajectories": 128, "weigh_after": 7, "min_contrast": 1.0}
 
 
 def discover(tiny_weights, **changes):

@@ -93,7 +93,8 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser().parse_args(arguments)
     level = logging.DEBUG if getattr(options, "vv", False) else logging.INFO if getattr(options, "v", False) else None
     # RLlib warns about its own migration on every start; its errors are still shown.
-    logging.getLogger("ray").setLevel(level or logging.ERROR)
+    for name in ("ray", "ray.rllib.algorithms.algorithm_config"):
+        logging.getLogger(name).setLevel(level or logging.ERROR)
     try:
         return COMMANDS[options.command](options)
     except UserError as error:

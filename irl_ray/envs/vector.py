@@ -121,7 +121,7 @@ class PinpadVectorEnv(gym.vector.VectorEnv):
         position = self.entities[:, -1].copy()
         cell, ends = self._move(np.asarray(actions), waiting)
         on_grid = np.where(cell < 0, position, cell)
-        entered = np.where(on_grid != position, self._colour_at[self._rows, on_grid], -1)
+        entered = np.where((on_grid != position) & ~waiting, self._colour_at[self._rows, on_grid], -1)
         self.entities[:, -1] = on_grid
         self.elapsed += ~waiting
         success, wrong = (np.zeros((2, self.num_envs), bool)) if self.free else self._judge(entered)
