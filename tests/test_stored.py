@@ -87,6 +87,34 @@ def test_every_episode_that_is_started_is_counted(stored):
     )
 
 
+def test_an_interrupted_collection_goes_on(stored, tmp_path, monkeypatch):
+    """Finished shards of the same settings are kept, those of other settings are made again."""
+    from irl_ray.data import collect
+
+    folder = broken(stored, tmp_path, "manifest.json", lambda path: path.unlink())
+    (folder / "shard-00002.parquet").unlink()
+    made, walked = [], collect.walk
+    monkeypatch.setattr(collect, "walk", lambda *given: made.append(given[2]) or walked(*given))
+    arguments = [
+        "collect",
+        ANT_ID,
+        "--expert",
+        "ant_expert",
+        "--episodes",
+        "120",
+        "--shard",
+        "50",
+        "--out",
+        str(folder),
+    ]
+    assert cli.main([*arguments, "--seed", "3", "--deterministic"]) == 0
+    assert made == [range(100, 120)]
+    assert shards.read_manifest(folder) == shards.read_manifest(stored)
+    (folder / "manifest.json").unlink()
+    assert cli.main([*arguments, "--seed", "4", "--deterministic"]) == 0
+    assert len(made) == 4
+
+
 def test_ray_workers_write_the_same_shards(stored, tmp_path):
     arguments = ["collect", ANT_ID, "--expert", "ant_expert", "--episodes", "120", "--shard", "50", "--workers", "2"]
     assert cli.main([*arguments, "--out", str(tmp_path / "ant"), "--seed", "3", "--deterministic"]) == 0

@@ -15,10 +15,11 @@ import numpy as np
 import torch
 
 from irl_ray.config import to_plain
-from irl_ray.data.shards import Demonstration, write_shard
+from irl_ray.data.shards import Demonstration, finished_shard, write_shard
 from irl_ray.envs.ant import AntPinpadVectorEnv
 from irl_ray.envs.guided import guided_view, to_world
 from irl_ray.envs.worlds import AntSpec
+from irl_ray.models import weights
 from irl_ray.models.expert import Expert
 from irl_ray.seeding import seed_sequence
 
@@ -118,9 +119,16 @@ def collect_shard(
 ) -> tuple[dict[str, Any], Counter, int]:
     """Collects shard `number`: episodes number * size up to `size` more, of `episodes` in all.
 
+    A shard that an interrupted collection with the same settings has finished is not made again.
+
     Returns:
         The shard's entry in the manifest, how its episodes ended, and environment steps.
     """
+    settings = [weights.fingerprint(expert), to_plain(world), size, seed, deterministic, episodes]
+    finished = finished_shard(folder, number)
+    if finished and finished[1]["settings"] == settings:
+        entry, made = finished
+        return entry, Counter(made["ends"]), made["steps"]
     last = min((number + 1) * size, episodes)
     found, ends, steps = [], Counter(), 0
     for first in range(number * size, last, together):
@@ -128,4 +136,5 @@ def collect_shard(
         found += walks.demonstrations
         ends += walks.ends
         steps += walks.steps
-    return write_shard(folder, number, found), ends, steps
+    made = {"settings": settings, "ends": ends, "steps": steps}
+    return write_shard(folder, number, found, made), ends, steps

@@ -71,8 +71,20 @@ class Demonstration:
     subgoal: np.ndarray
 
 
-def write_shard(folder: Path, number: int, demonstrations: list[Demonstration]) -> dict[str, Any]:
-    """Writes one shard, complete or not at all; returns its entry in the manifest."""
+def write_shard(
+    folder: Path, number: int, demonstrations: list[Demonstration], made: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    """Writes one shard, complete or not at all.
+
+    Args:
+        folder: of the shards.
+        number: of the shard.
+        demonstrations: its rows.
+        made: how it was made, kept in the file's metadata for `finished_shard`.
+
+    Returns:
+        Its entry in the manifest.
+    """
     columns = {
         "episode": [d.episode for d in demonstrations],
         "length": [len(d.action) for d in demonstrations],
@@ -82,13 +94,31 @@ def write_shard(folder: Path, number: int, demonstrations: list[Demonstration]) 
         "leg": [d.leg.astype(np.int8) for d in demonstrations],
         "subgoal": [d.subgoal.astype(np.int8) for d in demonstrations],
     }
-    path = folder / f"shard-{number:05d}.parquet"
+    path = shard_path(folder, number)
     partial = path.with_suffix(".partial")
-    pq.write_table(pa.table(columns, schema=_TYPES), partial, compression="zstd")
-    digest = file_hash(partial)
+    schema = _TYPES.with_metadata({"made": json.dumps(made)})
+    pq.write_table(pa.table(columns, schema=schema), partial, compression="zstd")
     os.replace(partial, path)
-    steps = int(sum(columns["length"]))
-    return {"file": path.name, "episodes": len(demonstrations), "steps": steps, "sha256": digest}
+    return _entry(path, columns["length"])
+
+
+def shard_path(folder: Path, number: int) -> Path:
+    """The file of a shard."""
+    return folder / f"shard-{number:05d}.parquet"
+
+
+def _entry(path: Path, lengths: list[int]) -> dict[str, Any]:
+    return {"file": path.name, "episodes": len(lengths), "steps": int(sum(lengths)), "sha256": file_hash(path)}
+
+
+def finished_shard(folder: Path, number: int) -> tuple[dict[str, Any], dict[str, Any]] | None:
+    """A shard that an earlier collection has finished: its entry and how it was made; None if there is none."""
+    try:
+        table = pq.read_table(shard_path(folder, number), columns=["length"])
+        made = json.loads(table.schema.metadata[b"made"])
+    except (OSError, pa.ArrowException, KeyError, TypeError, json.JSONDecodeError):
+        return None
+    return _entry(shard_path(folder, number), table["length"].to_pylist()), made
 
 
 def file_hash(path: Path) -> str:

@@ -32,6 +32,8 @@ from irl_ray.errors import UserError
 from irl_ray.models.metacontroller import Metacontroller
 from irl_ray.models.sequence_model import SequenceModel
 
+WEIGHED_AT_ONCE = 256  # trajectories; full-rank controllers take much memory
+
 
 @dataclass
 class TeacherConfig:
@@ -167,13 +169,18 @@ class OutcomeTeacher:
         Every change is skipped once, with the changes around it in place, and the log-likelihood
         of the actions up to the next change is compared with that of the unskipped codes.
         """
+        total, seen = torch.zeros(2, *self.gain.shape, device=self.gain.device)
+        for rows in torch.arange(len(batch), device=self.gain.device).split(WEIGHED_AT_ONCE):
+            self._weigh(metacontroller, batch.select(rows), total, seen)
+        self.gain = total / seen
+
+    def _weigh(self, metacontroller: Metacontroller, batch: Trajectories, total: Tensor, seen: Tensor) -> None:
+        """Adds the gains of one batch to `total` [K, K] and counts them in `seen` [K, K]."""
         reached = self.reached(batch)
         changes = _changes(reached) & (reached >= 0) & batch.mask
         reached = _hold(reached, changes)
-        number = changes.cumsum(1)
+        number, count = changes.cumsum(1), len(self.codes)
         full = self._log_likelihood(metacontroller, batch, reached)
-        count = len(self.codes)
-        total, seen = full.new_zeros(count, count), full.new_zeros(count, count)
         for parity in (0, 1):
             skipped = changes & (number % 2 == parity)
             held = _hold(reached, changes & ~skipped)
@@ -183,7 +190,6 @@ class OutcomeTeacher:
             start = torch.where(skipped, torch.arange(kind.shape[1], device=kind.device), 0).cummax(1).values
             total.view(-1).index_add_(0, kind.gather(1, start).flatten(), lost.flatten())
             seen.view(-1).index_add_(0, kind[skipped], full.new_ones(int(skipped.sum())))
-        self.gain = total / seen
 
     @torch.no_grad()
     def _log_likelihood(self, metacontroller: Metacontroller, batch: Trajectories, outcome: Tensor) -> Tensor:

@@ -11,7 +11,8 @@ from irl_ray.models.metacontroller import Metacontroller, MetacontrollerConfig
 from irl_ray.models.sequence_model import SequenceModelConfig
 from irl_ray.models.weights import Artefact, new_base
 
-WORLD = {"preset": "small", "tasks": "post_three_pairs"}
+SETTINGS = {"preset": "small", "tasks": "post_three_pairs"}
+WORLD = gridworld_spec(SETTINGS)
 
 
 @pytest.fixture(scope="session", autouse=True)

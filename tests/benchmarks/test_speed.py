@@ -14,11 +14,10 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import WORLD
+from conftest import SETTINGS, WORLD
 
 from irl_ray.data.gridworld import GridworldExpert
 from irl_ray.envs.gridworld import GridPinpadEnv, GridPinpadVectorEnv
-from irl_ray.internal.rollout import sample_actions
 from irl_ray.internal.sampler import sample_code_episodes
 from irl_ray.models.metacontroller import Metacontroller, MetacontrollerConfig
 from irl_ray.models.sequence_model import SequenceModelConfig
@@ -129,7 +128,7 @@ class OneCopyWrapper(gym.Wrapper):
 
     def reset(self, **kwargs):
         observation, info = self.env.reset(**kwargs)
-        self.state, self.memory = self.base.initial_state(1, 64), self.meta.initial_state(1)
+        self.state, self.memory = self.base.initial_state(1, 256), self.meta.initial_state(1)
         return self._perceive(observation), info
 
     def _perceive(self, observation):
@@ -143,8 +142,9 @@ class OneCopyWrapper(gym.Wrapper):
         self.raw_steps = 0
         while True:
             controlled = self.meta.control(self.residual, self.memory["code"])
-            logits = self.base.action_inputs(self.base.upper_step(controlled, self.state, self.meta.layer))
-            action = int(sample_actions(logits, torch.rand(1)))
+            inputs = self.base.action_inputs(self.base.upper_step(controlled, self.state, self.meta.layer))
+            noise = torch.from_numpy(self.base.actions.noise(np.random.default_rng(), 1))
+            action = self.base.actions.sample(inputs, noise)[0].numpy()
             observation, reward, terminated, truncated, info = self.env.step(action)
             self.raw_steps += 1
             seen = self._perceive(observation)
@@ -162,7 +162,7 @@ def test_internal_environment(benchmark, small_agent):
 
     benchmark.pedantic(run, rounds=5, warmup_rounds=1)
     rate = np.mean(counted) / benchmark.stats.stats.median
-    env = OneCopyWrapper(GridPinpadEnv(observation="cells", **WORLD), small_agent)
+    env = OneCopyWrapper(GridPinpadEnv(observation="cells", **SETTINGS), small_agent)
 
     def one_copy():
         steps, random = 0, np.random.default_rng(0)
@@ -209,7 +209,7 @@ def test_internal_rl_iteration(benchmark, small_weights):
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     algorithm = (
         InternalRLConfig()
-        .environment("irl_ray/GridPinpad-v0", env_config=WORLD)
+        .environment("irl_ray/GridPinpad-v0", env_config=SETTINGS)
         .internal(metacontroller=str(small_weights))
         .debugging(seed=0, log_level="ERROR")
         .build_algo()

@@ -1,0 +1,122 @@
+"""How fast the ant is, each part beside a named alternative in the same process and thread."""
+
+from __future__ import annotations
+
+import time
+
+import gymnasium as gym
+import mujoco
+import numpy as np
+import pytest
+import torch
+from test_speed import OneCopyWrapper, bare_products, median_seconds, report
+
+from irl_ray.data.trajectories import Trajectories
+from irl_ray.envs.ant import AntPinpadEnv, AntPinpadVectorEnv
+from irl_ray.envs.worlds import ant_spec
+from irl_ray.internal.sampler import sample_code_episodes
+from irl_ray.models.metacontroller import Metacontroller, MetacontrollerConfig
+from irl_ray.models.weights import Artefact, new_base
+from irl_ray.phases.pretrain import pretrain_config, pretraining_losses
+
+WORLD = ant_spec({"preset": "small", "tasks": "post_a2"})
+
+
+@pytest.fixture(scope="module")
+def ant_agent():
+    """Random weights at the size of the small scale; the switch fires about every fourth step."""
+    torch.manual_seed(0)
+    config = pretrain_config({"env": "irl_ray/AntPinpad-v0"})
+    base = new_base(config.model, WORLD)
+    meta = Metacontroller(MetacontrollerConfig(layer=0, rank=None), base.width, base.num_layers)
+    agent = Artefact(WORLD, base, meta)
+    for part in agent.parts.values():
+        part.eval().requires_grad_(False)
+    return agent
+
+
+@pytest.mark.parametrize("preset", ["small", "paper"])
+def test_environment(benchmark, preset):
+    """256 ants against a Python loop over Gymnasium's single Ant with the same physics."""
+    env = AntPinpadVectorEnv(256, preset=preset)
+    env.reset(seed=0)
+    actions = np.random.default_rng(0).uniform(-0.5, 0.5, (40, 256, 8)).astype(np.float32)
+
+    def run():
+        for action in actions:
+            env.step(action)
+
+    benchmark.pedantic(run, rounds=5, warmup_rounds=1)
+    single = gym.make("Ant-v5", frame_skip=env.substeps, include_cfrc_ext_in_observation=False)
+    inner = single.unwrapped.model
+    inner.opt.timestep, inner.opt.integrator = env.model.opt.timestep, mujoco.mjtIntegrator.mjINT_EULER
+    single.reset(seed=0)
+
+    def loop():
+        for action in actions.reshape(-1, 8)[:500]:
+            *_, terminated, truncated, _ = single.step(action)
+            if terminated or truncated:
+                single.reset()
+
+    rate = 40 * 256 / benchmark.stats.stats.median
+    report(benchmark, steps_per_s=rate, gymnasium_per_s=(g := 500 / median_seconds(loop)), times_gymnasium=rate / g)
+
+
+def test_internal_environment(benchmark, ant_agent):
+    """Raw steps/s of complete internal episodes (256 at once), and where the time goes.
+
+    Physics is MuJoCo's own share, products the base model's bare matrix products.
+    """
+    counted = []
+
+    def run():
+        seeds = range(256 * len(counted), 256 * (len(counted) + 1))
+        counted.append(sum(e.raw_steps for e in sample_code_episodes(ant_agent, None, WORLD, seeds)))
+
+    benchmark.pedantic(run, rounds=5, warmup_rounds=1)
+    rate = np.mean(counted) / benchmark.stats.stats.median
+
+    raw = AntPinpadVectorEnv(256, preset="small", autoreset="disabled")
+    raw.reset(seed=0)
+    control = np.zeros((256, raw.substeps, 8))
+    physics = 256 / median_seconds(lambda: raw._rollout.rollout(raw.model, raw._data, raw.physics, control), rounds=20)
+    raw_rate = 256 / median_seconds(lambda: raw.step(control[:, 0]), rounds=20)
+    bare = bare_products(ant_agent.base, rows=256)
+    env = OneCopyWrapper(AntPinpadEnv(preset="small", tasks="post_a2"), ant_agent)
+
+    def one_copy():
+        steps, random, start = 0, np.random.default_rng(0), time.perf_counter()
+        while steps < 400:
+            env.reset()
+            over = False
+            while not over:
+                _, _, terminated, truncated, _ = env.step(random.standard_normal(8).astype(np.float32))
+                steps += env.raw_steps
+                over = terminated or truncated
+        return steps / (time.perf_counter() - start)
+
+    with torch.no_grad():
+        one_copy()
+        wrapper = one_copy()
+    report(
+        benchmark, raw_steps_per_s=rate, environment_alone_per_s=raw_rate, wrapper_per_s=wrapper,
+        times_wrapper=rate / wrapper, physics_share=rate / physics, products_share=rate / bare,
+    )  # fmt: skip
+
+
+def test_pretraining_step(benchmark, ant_agent):
+    """Trajectories/s of pretraining, 64 trajectories of 65 steps."""
+    base = ant_agent.base.requires_grad_(True)
+    random = torch.Generator().manual_seed(0)
+    blank = torch.zeros(64, 65, dtype=torch.long)
+    batch = Trajectories(
+        WORLD, torch.randn(64, 66, 41, generator=random), torch.randn(64, 65, 8, generator=random),
+        torch.ones(64, 65, dtype=torch.bool), blank[:, 0], blank, blank,
+    )  # fmt: skip
+
+    def step():
+        for part in batch.split_by_length(4):
+            sum(pretraining_losses(base, part)).backward()
+
+    benchmark.pedantic(step, rounds=5, warmup_rounds=1)
+    report(benchmark, trajectories_per_s=64 / benchmark.stats.stats.median)
