@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from irl_ray.analysis.codes import directions, target_cells
+from irl_ray.analysis.codes import target_cells
 from irl_ray.analysis.probe import late_steps
 from irl_ray.cli import irl_ray as cli
 from irl_ray.data import shards
@@ -137,7 +137,7 @@ def test_batches_hold_whole_trajectories(stored):
         assert batch.subgoal[row, :steps].tolist() == one["subgoal"] and (batch.subgoal[row, steps:] == -1).all()
         # The last step leads into the cell of the task's last colour.
         assert int(target_cells(batch)[row, steps - 1]) == int(batch.agent_cells()[row, steps])
-    assert set(directions(batch)[batch.mask].tolist()) <= {0, 1, 2, 3}
+    assert set(batch.directions()[batch.mask].tolist()) <= {0, 1, 2, 3}
     assert 0 < float(late_steps(batch)[batch.mask].float().mean()) < 1
 
 

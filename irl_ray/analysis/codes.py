@@ -83,7 +83,7 @@ def code_meaning(controls: Controls, batch: Trajectories, samples: int = 6000) -
     code = controls.code.flatten(0, 1)[where]
     held_out = group % 2 == 1
     result, grid_size = {}, batch.world.grid_size
-    for name, labels in (("subgoal", batch.subgoal), ("action", directions(batch))):
+    for name, labels in (("subgoal", batch.subgoal), ("action", batch.directions())):
         right = linear_probe(code[None], labels.flatten()[where], group)
         result[f"code_{name}_accuracy"] = float(right.float().mean())
     counts = batch.subgoal.flatten()[where][held_out].bincount()
@@ -106,19 +106,6 @@ def target_cells(batch: Trajectories) -> Tensor:
     steps = torch.arange(batch.mask.shape[1])
     end = torch.where(last, steps, batch.mask.shape[1]).flip(1).cummin(1).values.flip(1)
     return batch.agent_cells()[:, 1:].gather(1, end.clamp(max=batch.mask.shape[1] - 1))
-
-
-def directions(batch: Trajectories) -> Tensor:
-    """int64 [B, T]: the action in the gridworld; of the ant, the direction of the next cell it enters."""
-    if not batch.action.is_floating_point():
-        return batch.action
-    cells, size = batch.agent_cells(), batch.world.grid_size
-    steps = torch.arange(cells.shape[1] - 1)
-    moved = (cells[:, 1:] != cells[:, :-1]) & batch.mask
-    last = int(cells.shape[1]) - 2
-    following = torch.where(moved, steps, last).flip(1).cummin(1).values.flip(1)
-    step = cells.gather(1, following + 1) - cells.gather(1, following)
-    return torch.where(step == -size, 0, torch.where(step == 1, 1, torch.where(step == size, 2, 3)))
 
 
 def class_mean_codes(controls: Controls, batch: Trajectories, num_subgoals: int) -> Tensor:

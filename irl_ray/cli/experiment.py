@@ -29,7 +29,7 @@ from irl_ray.rllib import trainables
 KEYS = ("run", "env", "stop", "checkpoint_config", "num_samples", "config", "description")
 CHECKPOINT_KEYS = ("checkpoint_frequency", "checkpoint_at_end", "num_to_keep",
                    "checkpoint_score_attribute", "checkpoint_score_order")  # fmt: skip
-WEIGHT_KEYS = ("base", "metacontroller")  # config keys that name weights
+WEIGHT_KEYS = ("base", "metacontroller", "start_from")  # config keys that name weights
 FOLDER_KEYS = ("data", "clean_data")  # config keys that name folders of demonstrations
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Protocol
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from irl_ray.envs.pinpad import PinpadSpec
@@ -72,6 +73,46 @@ class Trajectories:
         if not isinstance(self.world, AntSpec):
             return self.observation[..., -1]
         return ant_cells(self.observation, self.world.grid_size)
+
+    def entered(self) -> Tensor:
+        """bool [B, T]: steps on which the agent is new in its cell, the first one included."""
+        cells = self.agent_cells()[:, :-1]
+        return F.pad(cells[:, 1:] != cells[:, :-1], (1, 0), value=True) & self.mask
+
+    def at_entries(self) -> Trajectories:
+        """The same walks seen only where a cell is entered: about one of the ant's steps in seven.
+
+        Actions are those taken on these steps; what matters here is where the ant goes.
+        """
+        kept, length = F.pad(self.entered(), (0, 1)), self.mask.sum(1, keepdim=True)
+        kept = kept.scatter(1, length, True)  # the last observation of all is one too
+        order = (~kept).int().argsort(dim=1, stable=True)[:, : int(kept.sum(1).max())]
+        steps = order[:, :-1].clamp(max=self.action.shape[1] - 1)
+
+        def pick(values: Tensor, at: Tensor) -> Tensor:
+            at = at.reshape(*at.shape, *[1] * (values.dim() - 2))
+            return values.gather(1, at.expand(-1, -1, *values.shape[2:]))
+
+        return replace(
+            self,
+            observation=pick(self.observation, order),
+            action=pick(self.action, steps),
+            mask=kept.gather(1, order)[:, 1:],
+            leg=pick(self.leg, steps),
+            subgoal=pick(self.subgoal, steps),
+        )
+
+    def directions(self) -> Tensor:
+        """int64 [B, T]: 0 up, 1 right, 2 down, 3 left. The action in the gridworld; of the ant, the
+        direction of the next cell it enters."""
+        if not isinstance(self.world, AntSpec):
+            return self.action
+        cells, size = self.agent_cells(), self.world.grid_size
+        steps = torch.arange(cells.shape[1] - 1, device=cells.device)
+        moved = (cells[:, 1:] != cells[:, :-1]) & self.mask
+        following = torch.where(moved, steps, len(steps) - 1).flip(1).cummin(1).values.flip(1)
+        step = cells.gather(1, following + 1) - cells.gather(1, following)
+        return torch.where(step == -size, 0, torch.where(step == 1, 1, torch.where(step == size, 2, 3)))
 
 
 class Demonstrations(Protocol):

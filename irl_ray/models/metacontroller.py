@@ -38,7 +38,7 @@ class MetacontrollerConfig:
         summary: "per_step" reads the embedding at each step (Eq. 13); "sequence" gives every step
             the same vector, the mean over the sequence (ours).
         encoder_hidden: hidden width of f_enc and f_switch.
-        decoder_hidden: hidden width of f_hyp.
+        decoder_hidden: hidden width of f_hyp; None for a U(z) that is linear in z (ours), whose units cannot die.
         rank: rank of U; None for a full matrix (the ant's).
         controller_scale: standard deviation of U e relative to e at a code drawn from the prior.
         initial_log_std: initial log standard deviation of the proposal.
@@ -55,7 +55,7 @@ class MetacontrollerConfig:
     summary_size: int = 32
     summary: str = "per_step"
     encoder_hidden: int = 64
-    decoder_hidden: int = 32
+    decoder_hidden: int | None = 32
     rank: int | None = 16
     controller_scale: float = 0.5
     initial_log_std: float = -1.5
@@ -115,7 +115,7 @@ class SequenceSummary(nn.Module):
 class ControllerDecoder(nn.Module):
     """f_hyp: code -> linear controller U(z), never formed (Eq. 18).
 
-    The hypernetwork is linear in its hidden layer k(z), so U(z) = B(z) A(z) with
+    The hypernetwork is linear in its hidden layer k(z), or in k(z) = z without one, so U(z) = B(z) A(z) with
     A(z) = sum_k k(z)_k A_k and B(z) = sum_k k(z)_k B_k, and U(z) e is contracted over k as it is
     computed: neither U nor, per token, A and B are materialised.
 
@@ -124,12 +124,14 @@ class ControllerDecoder(nn.Module):
         scale: standard deviation of U(z) e relative to e for z ~ N(0, I).
     """
 
-    def __init__(self, code_size: int, hidden: int, width: int, rank: int | None, scale: float):
+    def __init__(self, code_size: int, hidden: int | None, width: int, rank: int | None, scale: float):
         super().__init__()
         self.rank = rank
-        self.hidden = nn.Linear(code_size, hidden)
-        basis = hidden + 1  # the hidden layer and a constant: the bias of the hypernetwork's output
-        nn.init.normal_(self.hidden.weight, std=code_size**-0.5)
+        self.hidden = None if hidden is None else nn.Linear(code_size, hidden)
+        # The hidden layer and a constant: the bias of the hypernetwork's output.
+        basis = (code_size if hidden is None else hidden) + 1
+        if self.hidden is not None:
+            nn.init.normal_(self.hidden.weight, std=code_size**-0.5)
         if rank is None:
             self.full = nn.Parameter(torch.randn(basis, width, width) * scale * (basis * width) ** -0.5)
         else:
@@ -138,7 +140,8 @@ class ControllerDecoder(nn.Module):
 
     def basis(self, code: Tensor) -> Tensor:
         """k(z): [..., z] -> [..., hidden + 1]."""
-        return F.pad(F.relu(self.hidden(code)) * 2**0.5, (0, 1), value=1.0)
+        units = code if self.hidden is None else F.relu(self.hidden(code)) * 2**0.5
+        return F.pad(units, (0, 1), value=1.0)
 
     def forward(self, code: Tensor, residual: Tensor) -> Tensor:
         """U(z) e: codes [..., z] and residuals [..., d] -> [..., d]."""

@@ -105,6 +105,7 @@ class SequenceModel(nn.Module):
         if self.continuous:
             self.actions = GaussianActions(NUM_JOINTS, config.min_log_std)
             self.observation_head = nn.Linear(config.width, ant_observation_size(world))
+            self.direction_head = nn.Linear(config.width, NUM_ACTIONS)
         else:
             self.actions = CategoricalActions(NUM_ACTIONS)
             self.agent_head = nn.Linear(config.width, world.num_cells)
@@ -162,6 +163,10 @@ class SequenceModel(nn.Module):
     def observation_change(self, hidden: Tensor) -> Tensor:
         """Normalised e_L [..., d] -> mean of the ant's o_{t+1} - o_t [..., F]."""
         return self.observation_head(hidden)
+
+    def direction_logits(self, hidden: Tensor) -> Tensor:
+        """Normalised e_L [..., d] -> logits of the direction in which the ant leaves its cell [..., 4]."""
+        return self.direction_head(hidden)
 
     def static_logits(self, hidden: Tensor) -> Tensor:
         """Normalised e_L [..., d] -> logits of the cell of every colour and wall [..., E-1, C]."""

@@ -26,6 +26,7 @@ from irl_ray.models import weights
 from irl_ray.models.metacontroller import Metacontroller, MetacontrollerConfig
 from irl_ray.models.weights import Artefact
 from irl_ray.phases.hindsight import OutcomeTeacher, TeacherConfig
+from irl_ray.phases.pretrain import cell_loss
 from irl_ray.phases.training import OptimizerConfig, Phase
 from irl_ray.seeding import torch_seed
 
@@ -109,11 +110,24 @@ _ANT = {
     "tiny": {**_GRIDWORLD["tiny"], **_ANT_GATES, "gate_episodes": 16, "batch_size": 8, "steps": 20},
     "small": {
         "optimizer": {"learning_rate": 5e-3, "schedule": "cosine"},
-        "metacontroller": {"layer": 0, "rank": None, "controller_scale": 1.0, "switch": "gumbel"},
-        "teacher": {"steps": 2400, "weigh_after": 600, "code_noise": 0.6, "window": 6},
+        "metacontroller": {
+            "layer": 0,
+            "rank": None,
+            "controller_scale": 0.3,
+            "switch": "gumbel",
+            "decoder_hidden": None,
+        },
+        "teacher": {
+            "steps": 1600,
+            "weigh_after": 400,
+            "code_noise": 0.3,
+            "window": 6,
+            "entry_batch_size": 128,
+            "cell_weight": 3.0,
+        },
         "alpha": 0.1,
-        "steps": 2400,
-        "batch_size": 64,
+        "steps": 1600,
+        "batch_size": 32,
         "action_temperature": 0.2,
         "gate_episodes": 512,
         **_ANT_GATES,
@@ -191,9 +205,11 @@ class Discover(Phase):
 
     def accumulate_gradients(self) -> dict[str, float]:
         if self._batches is None:
-            self._batches = self.demonstrations.batches(
-                self.config.batch_size, self.config.seed, "discover", start=self.step_number
-            )
+            source, seed, start = self.demonstrations, self.config.seed, self.step_number
+            self._batches = source.batches(self.config.batch_size, seed, "discover", start=start)
+            if self.config.teacher.entry_batch_size:
+                entries = self.config.teacher.entry_batch_size
+                self._entries = source.batches(entries, seed, "discover", "entries", start=start)
         batch = next(self._batches).to(self.config.device)
         self._noise.manual_seed(torch_seed(self.config.seed, "discover", "noise", self.step_number))
         if self.step_number < self.config.teacher.steps:
@@ -210,37 +226,57 @@ class Discover(Phase):
 
     def _taught(self, batch: Trajectories) -> dict[str, float]:
         """Gradients of the warm start: decoder, encoder and switch each learn the teacher's codes."""
-        base, meta = self.agent.base, self.agent.metacontroller
-        teacher, spread = self.teacher, self.config.teacher.code_noise
-        weighing = self.step_number < self.config.teacher.weigh_after
-        total, sums = batch.mask.sum(), torch.zeros(3, device=batch.mask.device)
+        base, meta, teacher = self.agent.base, self.agent.metacontroller, self.teacher
+        config, total = self.config.teacher, batch.mask.sum()
+        sums = torch.zeros(3, device=batch.mask.device)
         for part in batch.split_by_length(self.config.length_groups):
-            (outcome, change), mask = teacher.segments(part), part.mask
-            code = teacher.codes[outcome.clamp(min=0)]
-            with torch.no_grad():
-                residual = base.lower(base.embed(part.observation[:, :-1]), meta.layer)
-            noise = torch.randn(code.shape, generator=self._noise, device=code.device)
-            held = teacher.codes[teacher.skip(outcome, self._noise).clamp(min=0)] if weighing else code
-            held = held + spread * noise
-            top = base.upper(meta.control(residual, held), meta.layer)
+            outcome, change = teacher.segments(part)
+            code, mask = teacher.codes[outcome.clamp(min=0)], part.mask
+            residual, top = self._steered(part, outcome)
             action = -base.action_log_prob(top[mask], part.action[mask]).sum()
+            cell = config.cell_weight * cell_loss(base, top, part) if config.cell_weight else 0.0
             memory = meta.memory(residual)
             proposal = meta.encode(residual, memory, meta.summarise(residual, mask))
-            error = ((proposal.mean - code) ** 2 + spread**2) / (2 * (2 * proposal.log_std).exp())
+            error = ((proposal.mean - code) ** 2 + config.code_noise**2) / (2 * (2 * proposal.log_std).exp())
             encoder = (error + proposal.log_std).sum(-1)[mask].sum()
-            logit = meta.switch_logit(residual[:, 1:], memory[:, 1:], (code + spread * noise)[:, :-1])
+            noisy = code + config.code_noise * self._normal(code.shape)
+            logit = meta.switch_logit(residual[:, 1:], memory[:, 1:], noisy[:, :-1])
             later = mask[:, 1:]
             switch = F.binary_cross_entropy_with_logits(logit[later], change[:, 1:][later].float(), reduction="sum")
-            ((action + 0.1 * encoder + switch) / total).backward()
+            ((action + cell + 0.1 * encoder + switch) / total).backward()
             sums += torch.stack([action, encoder, switch]).detach() / total
         action, encoder, switch = sums.tolist()
-        return {
+        metrics = {
             "action_nll": action,
             "teacher/code_nll": encoder,
             "teacher/switch_nll": switch,
             "teacher/contrast": teacher.contrast,
             "teacher/outcomes": float(len(teacher.codes)),
         }
+        if config.entry_batch_size:
+            entries, nll = next(self._entries).to(self.config.device).at_entries(), 0.0
+            for part in entries.split_by_length(self.config.length_groups):
+                _, top = self._steered(part, teacher.segments(part)[0])
+                loss = cell_loss(base, top, part) / entries.mask.sum()
+                (config.cell_weight * loss).backward()
+                nll += float(loss.detach())
+            metrics["entry_nll"] = nll
+        return metrics
+
+    def _steered(self, batch: Trajectories, outcome: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """e_l, and e_L under noisy codes of the outcomes [B, T]; while changes are yet to be weighed, a
+        share of them is skipped."""
+        base, meta, teacher = self.agent.base, self.agent.metacontroller, self.teacher
+        if self.step_number < self.config.teacher.weigh_after:
+            outcome = teacher.skip(outcome, self._noise)
+        code = teacher.codes[outcome.clamp(min=0)]
+        with torch.no_grad():
+            residual = base.lower(base.embed(batch.observation[:, :-1]), meta.layer)
+        code = code + self.config.teacher.code_noise * self._normal(code.shape)
+        return residual, base.upper(meta.control(residual, code), meta.layer)
+
+    def _normal(self, shape: torch.Size) -> torch.Tensor:
+        return torch.randn(shape, generator=self._noise, device=self._noise.device)
 
     def losses(self, batch: Trajectories) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Sums over steps: action NLL, KL (nats) and beta."""

@@ -50,6 +50,10 @@ class TeacherConfig:
             learns what a code does once its outcome has been reached.
         trajectories: demonstrations behind events and weighing.
         code_noise: standard deviation of the noise on taught codes.
+        entry_batch_size: ant, further trajectories per step that are seen only where a cell is entered; on
+            them the decoder learns where the ant goes, undisturbed by its gait.
+        cell_weight: ant, weight of the cells entered, at every step and on these trajectories; the frozen
+            base model predicts them beside the actions.
     """
 
     steps: int = 0
@@ -60,6 +64,8 @@ class TeacherConfig:
     hold: float = 0.3
     trajectories: int = 2048
     code_noise: float = 0.3
+    entry_batch_size: int = 0
+    cell_weight: float = 0.0
 
 
 class OutcomeTeacher:

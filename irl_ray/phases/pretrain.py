@@ -3,7 +3,9 @@
 Loss: sum_t -log p(a_t | o_{1:t}) - λ log p(o_{t+1} | o_{1:t}), averaged over steps. The paper does not
 give the form of the observation term. In the gridworld it is the log-likelihood of the agent's next
 cell (weight λ) and, as an option, of the cells of all static entities (weight `static_weight`); for
-the ant it is a Gaussian of unit variance around o_t plus what the model says will change.
+the ant it is a Gaussian of unit variance around o_t plus what the model says will change (weight λ)
+and, as an option, whenever a cell is entered, the log-likelihood of the one that is entered next
+(weight `cell_weight`).
 """
 
 from __future__ import annotations
@@ -23,7 +25,18 @@ from irl_ray.data.gridworld import GridworldExpert
 from irl_ray.data.sources import open_demonstrations
 from irl_ray.data.trajectories import Trajectories
 from irl_ray.envs.pinpad import PinpadSpec
-from irl_ray.envs.worlds import ANT_ID, ANTS, GRIDWORLD_ID, GRIDWORLDS, POST_TRAINING_TASKS, WORLDS, preset_of
+from irl_ray.envs.worlds import (
+    ANT_ID,
+    ANTS,
+    GRIDWORLD_ID,
+    GRIDWORLDS,
+    POST_TRAINING_TASKS,
+    WORLDS,
+    preset_of,
+    world_differences,
+)
+from irl_ray.errors import UserError
+from irl_ray.models import weights
 from irl_ray.models.sequence_model import SequenceModel, SequenceModelConfig
 from irl_ray.models.weights import Artefact, new_base
 from irl_ray.phases.training import OptimizerConfig, Phase
@@ -44,8 +57,13 @@ class PretrainConfig:
         optimizer: AdamW and its schedule.
         steps: optimiser steps.
         batch_size: trajectories per step, always fresh.
+        start_from: name or folder of a base model to go on from; None for fresh weights.
         noise: ε of the gridworld's expert.
         observation_weight: λ of Eq. 5.
+        cell_weight: ant, weight of the cell that is entered next. Where the ant goes moves its joints less
+            than the gait does; without this term a small model walks, but never learns whereto.
+        entry_batch_size: ant, further trajectories per step that are seen only where a cell is entered, which
+            is cheap; the loss there is that of the next cell alone, with weight `entry_weight`.
         static_weight: gridworld, weight of the cells of colours and walls (mean over entities; ours).
         length_groups: a batch is cut into this many groups of similar length, to save padding;
             the gradient is the same.
@@ -72,6 +90,10 @@ class PretrainConfig:
     noise: float = 0.0
     observation_weight: float = 0.1
     static_weight: float = 0.05
+    cell_weight: float = 0.0
+    entry_batch_size: int = 0
+    entry_weight: float = 3.0
+    start_from: str | None = None
     length_groups: int = 4
     post_task: str = "post_three_pairs"
     control_steps: int = 1500
@@ -167,6 +189,18 @@ _ANT = {
 PRESETS = {GRIDWORLD_ID: _GRIDWORLD, ANT_ID: _ANT}
 
 
+def started_from(config: PretrainConfig) -> SequenceModel:
+    """The base model to go on from.
+
+    Raises:
+        UserError: if it has another shape or observes another world.
+    """
+    found = weights.load(config.start_from, device=config.device)
+    if found.base.config != config.model or world_differences(config.world, found.world):
+        raise UserError(f"config.start_from: {config.start_from} holds a base model of another shape or world")
+    return found.base
+
+
 def pretrain_config(values: dict) -> PretrainConfig:
     """Typed settings from a mapping with an optional `preset` and `env`."""
     env, settings = preset_of(values, PRESETS, "config")
@@ -184,26 +218,40 @@ class Pretrain(Phase):
         with torch.random.fork_rng():
             torch.manual_seed(torch_seed(config.seed, "pretrain", "weights"))
             self.base = new_base(config.model, config.world).to(config.device)
+        if config.start_from is not None:
+            self.base.load_state_dict(started_from(config).state_dict())
         super().__init__(config, self.base)
         self.demonstrations = open_demonstrations(config.world, config.data, noise=config.noise, device=config.device)
         self._batches: Iterator[Trajectories] | None = None
 
     def accumulate_gradients(self) -> dict[str, float]:
+        config, base = self.config, self.base
         if self._batches is None:
-            self._batches = self.demonstrations.batches(
-                self.config.batch_size, self.config.seed, "pretrain", start=self.step_number
-            )
-        batch = next(self._batches).to(self.config.device)
+            source, start = self.demonstrations, self.step_number
+            self._batches = source.batches(config.batch_size, config.seed, "pretrain", start=start)
+            if config.entry_batch_size:
+                self._entries = source.batches(config.entry_batch_size, config.seed, "pretrain", "entries", start=start)
+        batch = next(self._batches).to(config.device)
+        other = config.cell_weight if base.continuous else config.static_weight
         total = batch.mask.sum()
         sums = torch.zeros(3, device=total.device)
-        for part in batch.split_by_length(self.config.length_groups):
-            losses = pretraining_losses(self.base, part)
-            action, agent, static = losses
-            weights = self.config.observation_weight, self.config.static_weight
-            ((action + weights[0] * agent + weights[1] * static) / total).backward()
+        for part in batch.split_by_length(config.length_groups):
+            losses = pretraining_losses(base, part)
+            action, moved, cell = losses
+            ((action + config.observation_weight * moved + other * cell) / total).backward()
             sums += torch.stack(losses).detach() / total
-        action, agent, static = sums.tolist()
-        return {"action_nll": action, "observation_nll": agent, "static_nll": static}
+        action, moved, cell = sums.tolist()
+        metrics = {"action_nll": action, "observation_nll": moved}
+        if not base.continuous:
+            return {**metrics, "static_nll": cell}
+        if config.entry_batch_size:
+            entries, nll = next(self._entries).to(config.device).at_entries(), 0.0
+            for part in entries.split_by_length(config.length_groups):
+                loss = cell_loss(base, base.upper(base.embed(part.observation[:, :-1]), 0), part) / entries.mask.sum()
+                (config.entry_weight * loss).backward()
+                nll += float(loss.detach())
+            metrics["entry_nll"] = nll
+        return {**metrics, "cell_nll": cell}
 
     def load_state(self, state: dict) -> None:
         super().load_state(state)
@@ -253,7 +301,8 @@ class Pretrain(Phase):
 
 
 def pretraining_losses(base: SequenceModel, batch: Trajectories) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Sums over steps, in nats: -log p(a_t), -log p of what moves next, -log p(static cells; 0 for the ant)."""
+    """Sums over steps, in nats: -log p(a_t), -log p of what moves next, and -log p of the static cells
+    (gridworld) or of the cells that are entered (ant; `cell_loss`)."""
     observation, mask = batch.observation[:, :-1], batch.mask
     top = base.upper(base.embed(observation), 0)
     action = -base.action_log_prob(top[mask], batch.action[mask]).sum()
@@ -261,10 +310,20 @@ def pretraining_losses(base: SequenceModel, batch: Trajectories) -> tuple[torch.
     if base.continuous:
         change = (batch.observation[:, 1:] - observation)[mask]
         moved = 0.5 * (base.observation_change(hidden[mask]) - change).square().sum()
-        return action, moved, torch.zeros_like(moved)
+        return action, moved, cell_loss(base, top, batch)
     agent = F.cross_entropy(base.agent_logits(hidden[mask]), batch.observation[:, 1:, -1][mask], reduction="sum")
     some = mask[:, ::STATIC_EVERY]
     static_logits = base.static_logits(hidden[:, ::STATIC_EVERY][some])
     cells = observation[:, ::STATIC_EVERY, :-1][some]
     static = F.cross_entropy(static_logits.flatten(0, 1), cells.flatten(), reduction="sum")
     return action, agent, static * (STATIC_EVERY / max(1, cells.shape[1]))
+
+
+def cell_loss(base: SequenceModel, top: torch.Tensor, batch: Trajectories) -> torch.Tensor:
+    """Sum over the steps on which the ant is new in its cell: -log p of the cell it enters next, in nats.
+
+    The observation term of Eq. 5 on the scale of cells: what is to be seen there next. `top` is e_L.
+    """
+    new = batch.entered()
+    logits = base.direction_logits(base.norm(top[new]))
+    return F.cross_entropy(logits, batch.directions()[new], reduction="sum")
