@@ -225,3 +225,21 @@ def test_exports_to_minari(stored, tmp_path, monkeypatch):
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
     assert cli.main(["data", "export", str(stored), "--minari", "ant/test-v0", "--limit", "3"]) == 0
     assert minari.load_dataset("ant/test-v0").total_episodes == 3
+
+
+def test_walks_seen_at_entries_keep_their_way(stored):
+    """Every step leads into another cell, the last one into the last colour's; the labels stay in place."""
+    data = StoredDemonstrations(stored, truth=True)
+    batch = data.take(torch.arange(len(data)))
+    short = batch.at_entries()
+    cells, full = short.agent_cells(), batch.agent_cells()
+    assert (cells[:, 1:] != cells[:, :-1])[short.mask].all()
+    for row in range(len(batch)):
+        steps, whole = int(short.mask[row].sum()), int(batch.mask[row].sum())
+        path = [int(full[row, 0])]
+        for cell in full[row, 1 : whole + 1].tolist():
+            path += [cell] if cell != path[-1] else []
+        assert cells[row, : steps + 1].tolist() == path
+        assert (short.observation[row, steps] == batch.observation[row, whole]).all()
+    assert short.mask.sum() < 0.25 * batch.mask.sum()
+    assert torch.equal(short.subgoal[:, 0], batch.subgoal[:, 0])

@@ -33,6 +33,7 @@ COLUMNS: dict[str, list[Column]] = {
         ("traj/s", "trajectories_per_s", _count),
         ("action NLL", "action_nll", _fixed(4)),
         ("observ. NLL", "observation_nll", _fixed(4)),
+        ("entry NLL", "entry_nll", _fixed(4)),
     ],
     "Discover": [
         ("step", "step", _count),

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from irl_ray.envs.pinpad import PinpadSpec
-from irl_ray.envs.worlds import AntSpec
+from irl_ray.envs.worlds import NUM_BODY, AntSpec
 
 
 @dataclass
@@ -126,6 +126,10 @@ class Demonstrations(Protocol):
 
 
 def ant_cells(observation: Tensor, grid_size: int) -> Tensor:
-    """int64 [...]: the cell the ant's torso is over, from observations [..., F]; borders clamp."""
-    place = ((observation[..., 27:29] + 1) * (grid_size / 2)).floor().long().clamp(0, grid_size - 1)
+    """int64 [...]: the cell the ant's torso is over, from observations [..., F].
+
+    The place minus the place within the cell is the cell's centre: exact, also on a border.
+    """
+    centre = (observation[..., NUM_BODY - 2 : NUM_BODY] + 1) * (grid_size / 2) - observation[..., -2:] - 0.5
+    place = centre.round().long().clamp(0, grid_size - 1)
     return (grid_size - 1 - place[..., 1]) * grid_size + place[..., 0]

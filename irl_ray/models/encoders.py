@@ -124,7 +124,8 @@ class RelativeCellEncoder(Encoder):
         local = observation[..., -2:]
         between = observation[..., NUM_BODY:-2].unflatten(-1, (self.entities, 2)) + local[..., None, :]
         steps = (between.round().long() + size - 1).clamp(0, span - 1)
-        own = ((observation[..., NUM_BODY - 2 : NUM_BODY] + 1) * (size / 2)).floor().long().clamp(0, size - 1)
+        centre = (observation[..., NUM_BODY - 2 : NUM_BODY] + 1) * (size / 2) - local - 0.5
+        own = centre.round().long().clamp(0, size - 1)
         cells = torch.cat([steps[..., 1] * span + steps[..., 0], (own[..., 1] * size + own[..., 0])[..., None]], -1)
         return cells + self.offset
 

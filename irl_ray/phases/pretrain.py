@@ -62,6 +62,8 @@ class PretrainConfig:
         observation_weight: λ of Eq. 5.
         cell_weight: ant, weight of the cell that is entered next. Where the ant goes moves its joints less
             than the gait does; without this term a small model walks, but never learns whereto.
+        entries_only: ant, learn nothing but `cell_weight`'s term, on walks seen only where a cell is entered:
+            where to go, before a run that starts from here learns how to walk.
         entry_batch_size: ant, further trajectories per step that are seen only where a cell is entered, which
             is cheap; the loss there is that of the next cell alone, with weight `entry_weight`.
         static_weight: gridworld, weight of the cells of colours and walls (mean over entities; ours).
@@ -91,6 +93,7 @@ class PretrainConfig:
     observation_weight: float = 0.1
     static_weight: float = 0.05
     cell_weight: float = 0.0
+    entries_only: bool = False
     entry_batch_size: int = 0
     entry_weight: float = 3.0
     start_from: str | None = None
@@ -232,6 +235,8 @@ class Pretrain(Phase):
             if config.entry_batch_size:
                 self._entries = source.batches(config.entry_batch_size, config.seed, "pretrain", "entries", start=start)
         batch = next(self._batches).to(config.device)
+        if config.entries_only:
+            return {"entry_nll": self._learn_entries(batch, 1.0)}
         other = config.cell_weight if base.continuous else config.static_weight
         total = batch.mask.sum()
         sums = torch.zeros(3, device=total.device)
@@ -245,13 +250,18 @@ class Pretrain(Phase):
         if not base.continuous:
             return {**metrics, "static_nll": cell}
         if config.entry_batch_size:
-            entries, nll = next(self._entries).to(config.device).at_entries(), 0.0
-            for part in entries.split_by_length(config.length_groups):
-                loss = cell_loss(base, base.upper(base.embed(part.observation[:, :-1]), 0), part) / entries.mask.sum()
-                (config.entry_weight * loss).backward()
-                nll += float(loss.detach())
-            metrics["entry_nll"] = nll
+            metrics["entry_nll"] = self._learn_entries(next(self._entries).to(config.device), config.entry_weight)
         return {**metrics, "cell_nll": cell}
+
+    def _learn_entries(self, batch: Trajectories, weight: float) -> float:
+        """Backpropagates `cell_loss` of the walks seen at entries alone; returns its mean."""
+        base, entries, nll = self.base, batch.at_entries(), 0.0
+        for part in entries.split_by_length(self.config.length_groups):
+            top = base.upper(base.embed(part.observation[:, :-1]), 0)
+            loss = cell_loss(base, top, part) / entries.mask.sum()
+            (weight * loss).backward()
+            nll += float(loss.detach())
+        return nll
 
     def load_state(self, state: dict) -> None:
         super().load_state(state)
