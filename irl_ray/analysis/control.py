@@ -14,6 +14,8 @@ from irl_ray.envs.pinpad import PinpadSpec
 from irl_ray.internal.rollout import roll_out
 from irl_ray.models.sequence_model import SequenceModel, SequenceModelConfig
 
+CELL_WEIGHT = 3.0  # of the ant's cells against its actions
+
 
 class SubgoalControllers(nn.Module):
     """One controller U^(g) per ground-truth subgoal (one-hot code, decoder = lookup).
@@ -55,19 +57,52 @@ def train_controllers(
     is released.
     """
     controllers = SubgoalControllers(base.world.num_subgoals, base.width, rank)
+    if base.continuous:  # a gait does not survive a large random change of the stream
+        controllers.down.data *= 0.1
     optimizer = torch.optim.AdamW(controllers.parameters(), lr=learning_rate, weight_decay=0.03)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     for _, batch in zip(range(steps), batches):
-        with torch.no_grad():
-            residual = base.lower(base.embed(batch.observation[:, :-1]), layer)
         with torch.enable_grad():
-            top = base.upper(controllers(residual, batch.subgoal), layer)
-            loss = -base.action_log_prob(top[batch.mask], batch.action[batch.mask]).mean()
+            loss = imitation_loss(base, layer, controllers, batch)
             optimizer.zero_grad()
             loss.backward(inputs=list(controllers.parameters()))
             optimizer.step()
         schedule.step()
     return controllers.requires_grad_(False)
+
+
+def imitation_loss(
+    base: SequenceModel,
+    layer: int,
+    steer: Callable[[Tensor, Tensor], Tensor],
+    batch: Trajectories,
+    places_only: bool = False,
+) -> Tensor:
+    """Mean action NLL under steering by the true subgoals; of the ant, with that of the cells it enters.
+
+    The ant's whole walks are many steps long: the actions of some of them and the cells of all are
+    learned from, the latter as they are seen where cells are entered.
+
+    Args:
+        base: acts and predicts.
+        layer: l at which `steer` acts.
+        steer: maps (e_l, subgoals) to the residual stream that goes on.
+        batch: demonstrations with labels.
+        places_only: leave the actions out (ant).
+    """
+
+    def top_of(part: Trajectories) -> Tensor:
+        residual = base.lower(base.embed(part.observation[:, :-1]), layer)
+        return base.upper(steer(residual, part.subgoal), layer)
+
+    loss = torch.zeros(())
+    if not places_only:
+        some = batch.select(torch.arange(len(batch) // 3)) if base.continuous else batch
+        loss = -base.action_log_prob(top_of(some)[some.mask], some.action[some.mask]).mean()
+    if base.continuous:
+        entries = batch.at_entries()
+        loss = loss + CELL_WEIGHT * base.cell_nll(top_of(entries), entries) / entries.mask.sum()
+    return loss
 
 
 class GoalGiven(nn.Module):
@@ -92,18 +127,18 @@ def clone_with_goal(
 ) -> GoalGiven:
     """Trains a base model that is told the subgoal: where this fails, nothing after it can work."""
     model = GoalGiven(config, world)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=0.03)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-    for _, batch in zip(range(steps), batches):
-        with torch.enable_grad():
-            embedded = model.steer(model.base.embed(batch.observation[:, :-1]), batch.subgoal)
-            top = model.base.upper(embedded, 0)
-            loss = -model.base.action_log_prob(top[batch.mask], batch.action[batch.mask]).mean()
-            optimizer.zero_grad()
-            loss.backward()
-            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimizer.step()
-        schedule.step()
+    stages = (True, False) if model.base.continuous else (False,)  # the ant learns where to go, then how
+    for places_only in stages:
+        optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=0.03)
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+        for _, batch in zip(range(steps), batches):
+            with torch.enable_grad():
+                loss = imitation_loss(model.base, 0, model.steer, batch, places_only)
+                optimizer.zero_grad()
+                loss.backward()
+                nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+                optimizer.step()
+            schedule.step()
     return model.eval().requires_grad_(False)
 
 

@@ -7,6 +7,7 @@ where a controller may change the residual stream.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -19,6 +20,9 @@ from irl_ray.models.encoders import encoders_of
 from irl_ray.models.hawk import HawkMixer
 from irl_ray.models.state import State
 from irl_ray.models.transformer import CausalSelfAttention
+
+if TYPE_CHECKING:
+    from irl_ray.data.trajectories import Trajectories
 
 
 @dataclass
@@ -167,6 +171,19 @@ class SequenceModel(nn.Module):
     def direction_logits(self, hidden: Tensor) -> Tensor:
         """Normalised e_L [..., d] -> logits of the direction in which the ant leaves its cell [..., 4]."""
         return self.direction_head(hidden)
+
+    def cell_nll(self, top: Tensor, batch: Trajectories) -> Tensor:
+        """Sum over the steps on which the ant is new in its cell: -log p of the cell it enters next, in nats.
+
+        The observation term of Eq. 5 on the scale of cells (ours): what will be seen there next.
+
+        Args:
+            top: e_L [B, T, d] on the trajectories of `batch`.
+            batch: the ant's trajectories.
+        """
+        new = batch.entered()
+        logits = self.direction_logits(self.norm(top[new]))
+        return F.cross_entropy(logits, batch.directions()[new], reduction="sum")
 
     def static_logits(self, hidden: Tensor) -> Tensor:
         """Normalised e_L [..., d] -> logits of the cell of every colour and wall [..., E-1, C]."""

@@ -26,7 +26,6 @@ from irl_ray.models import weights
 from irl_ray.models.metacontroller import Metacontroller, MetacontrollerConfig
 from irl_ray.models.weights import Artefact
 from irl_ray.phases.hindsight import OutcomeTeacher, TeacherConfig
-from irl_ray.phases.pretrain import cell_loss
 from irl_ray.phases.training import OptimizerConfig, Phase
 from irl_ray.seeding import torch_seed
 
@@ -234,7 +233,7 @@ class Discover(Phase):
             code, mask = teacher.codes[outcome.clamp(min=0)], part.mask
             residual, top = self._steered(part, outcome)
             action = -base.action_log_prob(top[mask], part.action[mask]).sum()
-            cell = config.cell_weight * cell_loss(base, top, part) if config.cell_weight else 0.0
+            cell = config.cell_weight * base.cell_nll(top, part) if config.cell_weight else 0.0
             memory = meta.memory(residual)
             proposal = meta.encode(residual, memory, meta.summarise(residual, mask))
             error = ((proposal.mean - code) ** 2 + config.code_noise**2) / (2 * (2 * proposal.log_std).exp())
@@ -257,7 +256,7 @@ class Discover(Phase):
             entries, nll = next(self._entries).to(self.config.device).at_entries(), 0.0
             for part in entries.split_by_length(self.config.length_groups):
                 _, top = self._steered(part, teacher.segments(part)[0])
-                loss = cell_loss(base, top, part) / entries.mask.sum()
+                loss = base.cell_nll(top, part) / entries.mask.sum()
                 (config.cell_weight * loss).backward()
                 nll += float(loss.detach())
             metrics["entry_nll"] = nll

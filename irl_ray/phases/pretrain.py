@@ -161,14 +161,16 @@ _ANT = {
     "small": {
         "world": ANTS["small"],
         "model": {"mixer": "hawk", "width": 96, "layers": 3, "heads": 4, "mlp": 256, "encoder": "relative"},
-        "optimizer": {"learning_rate": 4e-3, "schedule": "cosine", "warmup_steps": 200},
-        "steps": 8000,
+        "optimizer": {"learning_rate": 3e-3, "schedule": "cosine", "warmup_steps": 100},
+        "steps": 3200,
         "batch_size": 64,
+        "cell_weight": 10.0,
+        "entry_batch_size": 128,
         "post_task": "post_a2",
-        "control_steps": 1500,
+        "control_steps": 600,
         "control_rank": None,
         "control_layers": [0, 1],
-        "goal_steps": 1500,
+        "goal_steps": 800,
         "gate_episodes": 512,
         "action_temperature": 0.2,
     },
@@ -254,11 +256,11 @@ class Pretrain(Phase):
         return {**metrics, "cell_nll": cell}
 
     def _learn_entries(self, batch: Trajectories, weight: float) -> float:
-        """Backpropagates `cell_loss` of the walks seen at entries alone; returns its mean."""
+        """Backpropagates the cells' NLL of the walks seen at entries alone; returns its mean."""
         base, entries, nll = self.base, batch.at_entries(), 0.0
         for part in entries.split_by_length(self.config.length_groups):
             top = base.upper(base.embed(part.observation[:, :-1]), 0)
-            loss = cell_loss(base, top, part) / entries.mask.sum()
+            loss = base.cell_nll(top, part) / entries.mask.sum()
             (weight * loss).backward()
             nll += float(loss.detach())
         return nll
@@ -312,7 +314,7 @@ class Pretrain(Phase):
 
 def pretraining_losses(base: SequenceModel, batch: Trajectories) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Sums over steps, in nats: -log p(a_t), -log p of what moves next, and -log p of the static cells
-    (gridworld) or of the cells that are entered (ant; `cell_loss`)."""
+    (gridworld) or of the cells that are entered (ant)."""
     observation, mask = batch.observation[:, :-1], batch.mask
     top = base.upper(base.embed(observation), 0)
     action = -base.action_log_prob(top[mask], batch.action[mask]).sum()
@@ -320,20 +322,10 @@ def pretraining_losses(base: SequenceModel, batch: Trajectories) -> tuple[torch.
     if base.continuous:
         change = (batch.observation[:, 1:] - observation)[mask]
         moved = 0.5 * (base.observation_change(hidden[mask]) - change).square().sum()
-        return action, moved, cell_loss(base, top, batch)
+        return action, moved, base.cell_nll(top, batch)
     agent = F.cross_entropy(base.agent_logits(hidden[mask]), batch.observation[:, 1:, -1][mask], reduction="sum")
     some = mask[:, ::STATIC_EVERY]
     static_logits = base.static_logits(hidden[:, ::STATIC_EVERY][some])
     cells = observation[:, ::STATIC_EVERY, :-1][some]
     static = F.cross_entropy(static_logits.flatten(0, 1), cells.flatten(), reduction="sum")
     return action, agent, static * (STATIC_EVERY / max(1, cells.shape[1]))
-
-
-def cell_loss(base: SequenceModel, top: torch.Tensor, batch: Trajectories) -> torch.Tensor:
-    """Sum over the steps on which the ant is new in its cell: -log p of the cell it enters next, in nats.
-
-    The observation term of Eq. 5 on the scale of cells: what is to be seen there next. `top` is e_L.
-    """
-    new = batch.entered()
-    logits = base.direction_logits(base.norm(top[new]))
-    return F.cross_entropy(logits, batch.directions()[new], reduction="sum")
