@@ -28,7 +28,7 @@ def ant_agent():
     torch.manual_seed(0)
     config = pretrain_config({"env": "irl_ray/AntPinpad-v0"})
     base = new_base(config.model, WORLD)
-    meta = Metacontroller(MetacontrollerConfig(layer=0, rank=None), base.width, base.num_layers)
+    meta = Metacontroller(MetacontrollerConfig(layer=0, rank=None, decoder_hidden=None), base.width, base.num_layers)
     agent = Artefact(WORLD, base, meta)
     for part in agent.parts.values():
         part.eval().requires_grad_(False)
@@ -65,7 +65,7 @@ def test_environment(benchmark, preset):
 def test_internal_environment(benchmark, ant_agent):
     """Raw steps/s of complete internal episodes (256 at once), and where the time goes.
 
-    Physics is MuJoCo's own share, products the base model's bare matrix products.
+    Physics is MuJoCo's own share, products the bare matrix products of base model and decoder.
     """
     counted = []
 
@@ -81,7 +81,10 @@ def test_internal_environment(benchmark, ant_agent):
     control = np.zeros((256, raw.substeps, 8))
     physics = 256 / median_seconds(lambda: raw._rollout.rollout(raw.model, raw._data, raw.physics, control), rounds=20)
     raw_rate = 256 / median_seconds(lambda: raw.step(control[:, 0]), rounds=20)
-    bare = bare_products(ant_agent.base, rows=256)
+    decoder = ant_agent.metacontroller.decoder.full.flatten(0, 1)
+    inputs = torch.randn(256, decoder.shape[1])
+    products = 256 / bare_products(ant_agent.base, rows=256) + median_seconds(lambda: inputs @ decoder.T, rounds=20)
+    bare = 256 / products
     env = OneCopyWrapper(AntPinpadEnv(preset="small", tasks="post_a2"), ant_agent)
 
     def one_copy():
