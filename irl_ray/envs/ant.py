@@ -206,7 +206,8 @@ class AntPinpadVectorEnv(PinpadVectorEnv):
         """Adds a coloured tile, or a block for a wall, to the scene."""
         scene, wall = self._renderer.scene, entity >= self.world.num_colours
         half, height = self.world.cell_size / 2, 0.25 if wall else 0.005
-        colour = np.append((rendering.WALL if wall else rendering.PALETTE[entity % len(rendering.PALETTE)]), 255) / 255
+        tint = rendering.WALL if wall else rendering.PALETTE[entity % len(rendering.PALETTE)]
+        colour = np.append(np.array(tint) * 0.75, 255) / 255  # the scene's light is bright
         mujoco.mjv_initGeom(
             scene.geoms[scene.ngeom],
             mujoco.mjtGeom.mjGEOM_BOX,
