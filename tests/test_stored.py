@@ -243,3 +243,18 @@ def test_walks_seen_at_entries_keep_their_way(stored):
         assert (short.observation[row, steps] == batch.observation[row, whole]).all()
     assert short.mask.sum() < 0.25 * batch.mask.sum()
     assert torch.equal(short.subgoal[:, 0], batch.subgoal[:, 0])
+
+
+def test_floors_at_arrivals_are_ordered(stored):
+    """Who knows the goal is hardly surprised; who ignores the identity of colours most of all."""
+    from irl_ray.data.floors import ant_entities, arrival_floors
+
+    data = StoredDemonstrations(stored, truth=True)
+    batch = data.take(torch.arange(len(data)))
+    floors = arrival_floors(batch)
+    assert floors["oracle"] < 0.1 < floors["bayes"] < floors["colour_blind"]
+    entities, cells = ant_entities(batch), batch.agent_cells()
+    tasks = np.array(data.world.tasks)
+    for row in range(len(batch)):  # the walk ends on the last colour of its task
+        last = int(batch.mask[row].sum())
+        assert int(cells[row, last]) == entities[row, tasks[batch.task[row], -1]]

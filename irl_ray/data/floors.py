@@ -16,11 +16,16 @@ from collections import Counter
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from irl_ray.data.gridworld import GridworldExpert
 from irl_ray.data.trajectories import Trajectories
+from irl_ray.envs import pinpad
 from irl_ray.envs.pinpad import PinpadSpec, Task
+from irl_ray.envs.worlds import NUM_BODY
+
+STRAY = 0.03
 
 
 def _pattern(task: Task) -> Task:
@@ -63,24 +68,66 @@ def action_floors(expert: GridworldExpert, batch: Trajectories) -> dict[str, flo
     """
     if expert.noise:
         raise ValueError("floors are defined for the clean expert (noise=0)")
-    policy = expert.action_probabilities(batch)  # [B, T, O, A]
-    taken = policy.gather(-1, batch.action[:, :, None, None].expand(-1, -1, policy.shape[2], 1))[..., 0]
+    return _floors(batch, expert.action_probabilities(batch), batch.action, batch.mask)
+
+
+def arrival_floors(batch: Trajectories) -> dict[str, float]:
+    """The same for the direction in which the ant leaves a colour that it has just reached, nats per arrival.
+
+    There it is decided whereto, and nothing in the ant's motion tells yet. Its expert takes the first
+    of the shortest paths; `STRAY` is the probability with which the observers think it does not.
+    """
+    world, entries = batch.world, batch.at_entries()
+    distances = torch.from_numpy(pinpad.shortest_distances(ant_entities(batch), world))
+    table = torch.from_numpy(pinpad.next_cells(world.grid_size))
+    rows, colours = torch.arange(len(batch)), torch.arange(world.num_colours)
+    ahead = table[entries.agent_cells()[:, :-1]][:, :, None, :]  # [B, K, 1, 4]
+    path = distances[ahead, colours[:, None], rows[:, None, None, None]].argmin(-1)  # [B, K, O]
+    policy = F.one_hot(path, 4) * (1 - STRAY) + STRAY / 4
+    return _floors(entries, policy, entries.directions(), arrivals(entries))
+
+
+def arrivals(batch: Trajectories) -> Tensor:
+    """bool [B, T]: the first steps after a colour of the task was reached."""
+    return F.pad(batch.leg[:, 1:] != batch.leg[:, :-1], (1, 0)) & batch.mask
+
+
+def ant_entities(batch: Trajectories) -> np.ndarray:
+    """int64 [B, E]: the cells of colours, walls and ant at the start, as the first observation tells them."""
+    size, first = batch.world.grid_size, batch.observation[:, 0]
+    between = (first[:, NUM_BODY:-2].unflatten(-1, (-1, 2)) + first[:, None, -2:]).round().long()
+    own = batch.agent_cells()[:, 0]
+    line, column = own[:, None] // size - between[..., 1], own[:, None] % size + between[..., 0]
+    return torch.cat([line * size + column, own[:, None]], 1).numpy()
+
+
+def _floors(batch: Trajectories, policy: Tensor, action: Tensor, where: Tensor) -> dict[str, float]:
+    """Floors from what the expert would do on its way to each colour.
+
+    Args:
+        batch: demonstrations with labels.
+        policy: [B, T, O, A], π(a | o, target colour).
+        action: int64 [B, T], what it did.
+        where: bool [B, T], the steps over which the mean is taken.
+    """
+    taken = policy.gather(-1, action[:, :, None, None].expand(-1, -1, policy.shape[2], 1))[..., 0]
     log_taken = taken.clamp_min(1e-9).log()  # [B, T, O]
     # Evidence of the present leg before the present step.
     total = torch.cat([torch.zeros_like(log_taken[:, :1]), log_taken.cumsum(1)], 1)
-    steps = torch.arange(batch.action.shape[1], device=batch.action.device)
+    steps = torch.arange(action.shape[1], device=action.device)
     new_leg = torch.ones_like(batch.mask)
     new_leg[:, 1:] = batch.leg[:, 1:] != batch.leg[:, :-1]
     leg_start = torch.where(new_leg, steps, 0).cummax(1).values  # [B, T]
     evidence = total[:, :-1] - total.gather(1, leg_start[..., None].expand(-1, -1, policy.shape[2]))
-    legs = batch.leg.clamp(max=expert.tasks.shape[1] - 1)
+    priors = next_colour_priors(batch.world)
+    legs = batch.leg.clamp(0, priors["oracle"].shape[1] - 1)
     return {
-        name: _nll(torch.as_tensor(prior, dtype=torch.float32, device=legs.device), batch, legs, evidence, taken)
-        for name, prior in next_colour_priors(expert.spec).items()
+        name: _nll(torch.as_tensor(prior, dtype=torch.float32, device=legs.device), batch, legs, evidence, taken, where)
+        for name, prior in priors.items()
     }
 
 
-def _nll(prior: Tensor, batch: Trajectories, legs: Tensor, evidence: Tensor, taken: Tensor) -> float:
+def _nll(prior: Tensor, batch: Trajectories, legs: Tensor, evidence: Tensor, taken: Tensor, where: Tensor) -> float:
     posterior = (prior[batch.task[:, None], legs].clamp_min(1e-12).log() + evidence).softmax(-1)
     likelihood = (posterior * taken).sum(-1)
-    return float(-likelihood[batch.mask].clamp_min(1e-12).log().mean())
+    return float(-likelihood[where].clamp_min(1e-12).log().mean())

@@ -20,7 +20,7 @@ from irl_ray.analysis.closed_loop import free_walk_gates
 from irl_ray.analysis.control import clone_with_goal, control_success, train_controllers
 from irl_ray.analysis.probe import subgoal_probe
 from irl_ray.config import build
-from irl_ray.data.floors import action_floors
+from irl_ray.data.floors import action_floors, arrival_floors, arrivals
 from irl_ray.data.gridworld import GridworldExpert
 from irl_ray.data.sources import open_demonstrations
 from irl_ray.data.trajectories import Trajectories
@@ -273,8 +273,8 @@ class Pretrain(Phase):
     def gates(self) -> dict[str, float]:
         """What the next phases need, in the order in which each depends on the one before.
 
-        Floors (gridworld), held-out NLL, cloning with the goal given, probes by layer, walks without
-        a task (ant), and ground-truth controllers' success.
+        Floors (of actions; for the ant, of directions at arrivals), held-out NLL, cloning with the goal
+        given, probes by layer, walks without a task (ant), and ground-truth controllers' success.
         """
         config, base, result = self.config, self.base.eval().requires_grad_(False).cpu(), {}
         clean = open_demonstrations(config.world, config.clean_data or config.data, truth=True)
@@ -282,6 +282,11 @@ class Pretrain(Phase):
         batch = clean.sample(config.gate_episodes, random)
         if isinstance(clean, GridworldExpert):
             result |= {f"floor/{name}": value for name, value in action_floors(clean, batch).items()}
+        if base.continuous:
+            result |= {f"floor/{name}": value for name, value in arrival_floors(batch).items()}
+            top = base.upper(base.embed(batch.observation[:, :-1]), 0)[arrivals(batch)]
+            direction = batch.directions()[arrivals(batch)]
+            result["eval/arrival_nll"] = float(F.cross_entropy(base.direction_logits(base.norm(top)), direction))
         held_out = batch if config.clean_data is None else self.demonstrations.sample(config.gate_episodes, random)
         action, _, _ = pretraining_losses(base, held_out)
         result["eval/action_nll"] = float(action / held_out.mask.sum())
