@@ -12,7 +12,7 @@ from irl_ray.envs.pinpad import PinpadSpec
 from irl_ray.envs.worlds import gridworld_spec
 from irl_ray.models.code_policy import CodePolicy, CodePolicyConfig
 from irl_ray.models.encoders import AbsoluteEncoder
-from irl_ray.models.hawk import linear_scan
+from irl_ray.models.hawk import linear_scan, parallel_scan
 from irl_ray.models.metacontroller import ControllerDecoder, Proposal
 from irl_ray.models.sequence_model import SequenceModelConfig
 from irl_ray.models.state import reset_rows
@@ -91,7 +91,16 @@ def test_scan_equals_the_loop(steps, seed):
     for t in range(steps):
         hidden = decay[:, t] * hidden + drive[:, t]
         expected.append(hidden)
-    torch.testing.assert_close(linear_scan(decay, drive), torch.stack(expected, 1), **TOLERANCE)
+    for scan in (linear_scan, parallel_scan):  # the CPU's and the GPU's
+        torch.testing.assert_close(scan(decay, drive), torch.stack(expected, 1), **TOLERANCE)
+    inputs = decay.double().requires_grad_(True), drive.double().requires_grad_(True)
+    weight = torch.randn(2, steps, 3, generator=generator, dtype=torch.double)
+    gradients = [
+        torch.autograd.grad((scan(*inputs) * weight).sum(), inputs, allow_unused=True)
+        for scan in (linear_scan, parallel_scan)
+    ]
+    for ours, other in zip(*gradients):
+        torch.testing.assert_close(ours, torch.zeros_like(ours) if other is None else other)
 
 
 def test_position_buckets_grow_and_saturate():

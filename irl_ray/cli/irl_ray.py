@@ -8,11 +8,12 @@ import os
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import torch
 import yaml
 
+from irl_ray.cli.text import json_object
+from irl_ray.config import to_plain
 from irl_ray.errors import UserError
 from irl_ray.models import weights
 from irl_ray.phases.training import Phase
@@ -82,17 +83,6 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
 
 
-def json_object(text: str) -> dict[str, Any]:
-    """An argument that is a JSON object."""
-    try:
-        value = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise argparse.ArgumentTypeError(f"not JSON: {error}") from None
-    if not isinstance(value, dict):
-        raise argparse.ArgumentTypeError("expected a JSON object")
-    return value
-
-
 def collect_demonstrations(options: argparse.Namespace) -> int:
     """`irl-ray collect ENV --expert X --episodes N --out DIR`."""
     from irl_ray.cli.demonstrations import collect
@@ -134,7 +124,10 @@ def run_phase(options: argparse.Namespace) -> int:
     phase, started = phase_class(typed(values)), time.monotonic()
     state, saved = Path(options.out) / STATE, started
     if state.is_file():
-        phase.load_state(torch.load(state, weights_only=True))
+        found = torch.load(state, weights_only=True)
+        if found.pop("settings", None) != settings_of(phase):
+            raise UserError(f"{state}: belongs to a run with other settings; choose another --out or remove it")
+        phase.load_state(found)
         print(f"going on from step {phase.step_number} ({state})", flush=True)
     first = phase.step_number
     while not phase.finished:
@@ -156,11 +149,16 @@ def run_phase(options: argparse.Namespace) -> int:
     return 0
 
 
+def settings_of(phase: Phase) -> str:
+    """A phase's settings as text, to tell whether a saved state is of the same run."""
+    return json.dumps(to_plain(phase.config), sort_keys=True)
+
+
 def save_state(phase: Phase, path: Path) -> None:
     """Writes what resuming needs, complete or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
-    torch.save(phase.state(), partial)
+    torch.save({**phase.state(), "settings": settings_of(phase)}, partial)
     os.replace(partial, path)
 
 

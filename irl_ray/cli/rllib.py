@@ -6,12 +6,12 @@ Ray removed its own after 2.40; this one keeps the interface and runs the new AP
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import sys
 from pathlib import Path
 from typing import Any
 
+from irl_ray.cli.text import json_object
 from irl_ray.errors import UserError, did_you_mean
 
 EXAMPLES = Path("tuned_configs")
@@ -27,8 +27,8 @@ def parser() -> argparse.ArgumentParser:
     train.add_argument("file", nargs="?", metavar="FILE", help=".yaml, .json or .py")
     train.add_argument("--run", "--algo", dest="run", help="a trainable, such as InternalRL or PPO")
     train.add_argument("--env", "-e", help="environment id")
-    train.add_argument("--config", type=_json, help="settings as JSON, laid over the file's")
-    train.add_argument("--stop", "-s", type=_json, help="stop criteria as JSON, in place of the file's")
+    train.add_argument("--config", type=json_object, help="settings as JSON, laid over the file's")
+    train.add_argument("--stop", "-s", type=json_object, help="stop criteria as JSON, in place of the file's")
     train.add_argument("--experiment-name", help="name of the results folder")
     train.add_argument("--num-samples", type=int, help="repetitions")
     train.add_argument("--checkpoint-freq", type=int, help="iterations between checkpoints")
@@ -41,7 +41,7 @@ def parser() -> argparse.ArgumentParser:
     evaluate = commands.add_parser("evaluate", help="roll a checkpoint out and print its success")
     evaluate.add_argument("checkpoint", help="checkpoint, artefact folder or released name")
     evaluate.add_argument("--episodes", type=int, default=512)
-    evaluate.add_argument("--env-config", type=_json, default=None, help="world settings, such as the tasks")
+    evaluate.add_argument("--env-config", type=json_object, default=None, help="world settings, such as the tasks")
     evaluate.add_argument("--prior", action="store_true", help="draw codes from N(0, I) instead of the policy")
     evaluate.add_argument("--switch-threshold", type=float, help="in place of the policy's own")
     evaluate.add_argument("--action-temperature", type=float, help="in place of the policy's own")
@@ -76,16 +76,6 @@ def _ray(command: argparse.ArgumentParser) -> None:
     command.add_argument("--ray-address", help="address of a running cluster, or 'auto'")
     command.add_argument("--ray-num-cpus", type=int, help="CPUs of the Ray started here")
     command.add_argument("--ray-num-gpus", type=int, help="GPUs of the Ray started here")
-
-
-def _json(text: str) -> dict[str, Any]:
-    try:
-        value = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise argparse.ArgumentTypeError(f"not JSON: {error}") from None
-    if not isinstance(value, dict):
-        raise argparse.ArgumentTypeError("expected a JSON object")
-    return value
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 import gymnasium as gym
 import mujoco
 import numpy as np
@@ -15,6 +13,7 @@ from irl_ray.data.trajectories import Trajectories
 from irl_ray.envs.ant import AntPinpadEnv, AntPinpadVectorEnv
 from irl_ray.envs.worlds import ant_spec
 from irl_ray.internal.sampler import sample_code_episodes
+from irl_ray.models.hawk import linear_scan, parallel_scan
 from irl_ray.models.metacontroller import Metacontroller, MetacontrollerConfig
 from irl_ray.models.weights import Artefact, new_base
 from irl_ray.phases.pretrain import pretrain_config, pretraining_losses
@@ -87,20 +86,7 @@ def test_internal_environment(benchmark, ant_agent):
     bare = 256 / products
     env = OneCopyWrapper(AntPinpadEnv(preset="small", tasks="post_a2"), ant_agent)
 
-    def one_copy():
-        steps, random, start = 0, np.random.default_rng(0), time.perf_counter()
-        while steps < 400:
-            env.reset()
-            over = False
-            while not over:
-                _, _, terminated, truncated, _ = env.step(random.standard_normal(8).astype(np.float32))
-                steps += env.raw_steps
-                over = terminated or truncated
-        return steps / (time.perf_counter() - start)
-
-    with torch.no_grad():
-        one_copy()
-        wrapper = one_copy()
+    wrapper = env.raw_rate(400)
     report(
         benchmark, raw_steps_per_s=rate, environment_alone_per_s=raw_rate, wrapper_per_s=wrapper,
         times_wrapper=rate / wrapper, physics_share=rate / physics, products_share=rate / bare,
@@ -123,3 +109,12 @@ def test_pretraining_step(benchmark, ant_agent):
 
     benchmark.pedantic(step, rounds=5, warmup_rounds=1)
     report(benchmark, trajectories_per_s=64 / benchmark.stats.stats.median)
+
+
+def test_scan(benchmark):
+    """Hawk's recurrence on a CPU, forward and backward, against parallel sweeps."""
+    decay, drive = (torch.rand(16, 65, 96, requires_grad=True) for _ in range(2))
+    benchmark.pedantic(lambda: linear_scan(decay, drive).sum().backward(), rounds=20, warmup_rounds=2)
+    sweeps = median_seconds(lambda: parallel_scan(decay, drive).sum().backward(), rounds=20)
+    seconds = benchmark.stats.stats.median
+    report(benchmark, milliseconds=1e3 * seconds, times_sweeps=sweeps / seconds)

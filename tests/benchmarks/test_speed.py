@@ -151,6 +151,21 @@ class OneCopyWrapper(gym.Wrapper):
             if self.beta >= 0.5 or terminated or truncated:
                 return seen, reward, terminated, truncated, info
 
+    @torch.no_grad()
+    def raw_rate(self, at_least):
+        """Raw steps per second under codes of the prior, after a warm-up of the same length."""
+        for _ in range(2):
+            steps, random, start = 0, np.random.default_rng(0), time.perf_counter()
+            while steps < at_least:
+                self.reset()
+                over = False
+                while not over:
+                    _, _, terminated, truncated, _ = self.step(random.standard_normal(8).astype(np.float32))
+                    steps += self.raw_steps
+                    over = terminated or truncated
+            rate = steps / (time.perf_counter() - start)
+        return rate
+
 
 def test_internal_environment(benchmark, small_agent):
     """Raw steps per second of complete internal episodes (512 at once, prior over codes)."""
@@ -164,21 +179,8 @@ def test_internal_environment(benchmark, small_agent):
     rate = np.mean(counted) / benchmark.stats.stats.median
     env = OneCopyWrapper(GridPinpadEnv(observation="cells", **SETTINGS), small_agent)
 
-    def one_copy():
-        steps, random = 0, np.random.default_rng(0)
-        start = time.perf_counter()
-        while steps < 600:
-            env.reset()
-            over = False
-            while not over:
-                _, _, terminated, truncated, _ = env.step(random.standard_normal(8).astype(np.float32))
-                steps += env.raw_steps
-                over = terminated or truncated
-        return steps / (time.perf_counter() - start)
-
+    wrapper = env.raw_rate(600)
     with torch.no_grad():
-        one_copy()
-        wrapper = one_copy()
         bare = bare_products(small_agent.base)
     report(
         benchmark, raw_steps_per_s=rate, wrapper_per_s=wrapper, times_wrapper=rate / wrapper,
