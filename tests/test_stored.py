@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -115,6 +116,24 @@ def test_an_interrupted_collection_goes_on(stored, tmp_path, monkeypatch):
     assert len(made) == 4
 
 
+def test_a_collection_grows(stored, tmp_path, monkeypatch, capsys):
+    """More episodes of the same collection: only what is missing is walked."""
+    from irl_ray.data import collect
+
+    folder = tmp_path / "ant"
+    shutil.copytree(stored, folder)
+    made, walked = [], collect.walk
+    monkeypatch.setattr(collect, "walk", lambda *given: made.append(given[2]) or walked(*given))
+    arguments = ["collect", ANT_ID, "--expert", "ant_expert", "--episodes", "150", "--shard", "50"]
+    arguments += ["--out", str(folder)]
+    assert cli.main([*arguments, "--seed", "4", "--deterministic"]) == 2
+    assert "another collection" in capsys.readouterr().err
+    assert cli.main([*arguments, "--seed", "3", "--deterministic"]) == 0
+    assert made == [range(100, 150)]
+    before, after = shards.read_manifest(stored), shards.read_manifest(folder)
+    assert after["episodes"] == 150 and after["shards"][:2] == before["shards"][:2]
+
+
 def test_ray_workers_write_the_same_shards(stored, tmp_path):
     arguments = ["collect", ANT_ID, "--expert", "ant_expert", "--episodes", "120", "--shard", "50", "--workers", "2"]
     assert cli.main([*arguments, "--out", str(tmp_path / "ant"), "--seed", "3", "--deterministic"]) == 0
@@ -207,7 +226,7 @@ def test_mistakes_cost_one_line(stored, tmp_path, capsys):
         ([*collect, "ant_expert", "--env-config", '{"control": "torque"}'], "control is torque"),
         ([*collect, "ant_expert", "--env-config", '{"tasks": "0-7"}'], "colours 0..3"),
         (["collect", "irl_ray/GridPinpad-v0", *collect[2:], "ant_expert"], "gridworld"),
-        (["collect", ANT_ID, "--episodes", "9", "--expert", "ant_expert", "--out", str(stored)], "already"),
+        (["collect", ANT_ID, "--episodes", "9", "--expert", "ant_expert", "--out", str(stored)], "another"),
         (["data", "info", str(tmp_path)], "manifest.json: missing"),
     ):
         assert cli.main(arguments) == 2

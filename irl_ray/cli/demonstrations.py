@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from irl_ray.cli.text import duration
+from irl_ray.config import to_plain
 from irl_ray.data import shards
 from irl_ray.data.collect import CAUSES, collect_shard
 from irl_ray.envs.worlds import ANT_ID, AntSpec, world_differences, world_spec
@@ -22,7 +23,7 @@ from irl_ray.models.weights import Artefact
 
 
 def collect(options: argparse.Namespace) -> int:
-    """Runs an expert and writes its successes shard by shard; an interrupted collection goes on."""
+    """Runs an expert and writes its successes in shards. An interrupted collection goes on, a shorter one grows."""
     if options.env != ANT_ID:
         raise UserError(
             f"collect: {options.env} has no expert that is a network; {ANT_ID} has. The gridworld's demonstrations are "
@@ -39,8 +40,19 @@ def collect(options: argparse.Namespace) -> int:
         if different:
             raise UserError(f"--env-config: the expert was trained in another world: {different}")
     folder = Path(options.out)
+    identity = {
+        "expert": weights.fingerprint(artefact.expert),
+        "deterministic": options.deterministic,
+        "seed": options.seed,
+    }
     if (folder / shards.MANIFEST).exists():
-        raise UserError(f"{folder}: holds demonstrations already; choose another folder or remove it")
+        held = shards.read_manifest(folder)
+        same = held["world"] == to_plain(world) and identity.items() <= held.items()
+        if not same or held["episodes"] >= options.episodes:
+            raise UserError(
+                f"{folder}: holds {held.get('episodes')} episodes of {'this' if same else 'another'} collection; "
+                f"{'ask for more with --episodes' if same else 'choose another folder'} or remove it"
+            )
     folder.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)
     count = -(-options.episodes // options.shard)
@@ -58,9 +70,7 @@ def collect(options: argparse.Namespace) -> int:
             flush=True,
         )
     made = {
-        "expert": weights.fingerprint(artefact.expert),
-        "deterministic": options.deterministic,
-        "seed": options.seed,
+        **identity,
         "episodes": options.episodes,
         "success_rate": ends["success"] / options.episodes,
         "ends": {cause: ends[cause] for cause in CAUSES},

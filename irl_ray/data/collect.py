@@ -119,17 +119,17 @@ def collect_shard(
 ) -> tuple[dict[str, Any], Counter, int]:
     """Collects shard `number`: episodes number * size up to `size` more, of `episodes` in all.
 
-    A shard that an interrupted collection with the same settings has finished is not made again.
+    A shard that an interrupted or a shorter collection with the same settings has finished is not made again.
 
     Returns:
         The shard's entry in the manifest, how its episodes ended, and environment steps.
     """
-    settings = [weights.fingerprint(expert), to_plain(world), size, seed, deterministic, episodes]
+    last = min((number + 1) * size, episodes)
+    settings = [weights.fingerprint(expert), to_plain(world), size, seed, deterministic, last]
     finished = finished_shard(folder, number)
     if finished and finished[1]["settings"] == settings:
         entry, made = finished
         return entry, Counter(made["ends"]), made["steps"]
-    last = min((number + 1) * size, episodes)
     found, ends, steps = [], Counter(), 0
     for first in range(number * size, last, together):
         walks = walk(expert, world, range(first, min(first + together, last)), seed, deterministic, threads)
