@@ -95,7 +95,8 @@ class InternalVectorEnv(gym.vector.VectorEnv):
             "meta": self.meta.initial_state(num_envs),
         }
         self._generators = [np.random.default_rng() for _ in range(num_envs)]
-        self._noise = np.stack([self._draw(row) for row in range(num_envs)])
+        drawn = self._draw(0)
+        self._noise = np.zeros((num_envs, *drawn.shape), drawn.dtype)
         self._finished = np.zeros(num_envs, bool)
 
     def _draw(self, row: int) -> np.ndarray:

@@ -118,8 +118,8 @@ def sample_code_episodes(
     env.reset(seed=list(seeds))
     horizon, code_size = env.raw.world.horizon, agent.metacontroller.config.code_size
     noise = torch.from_numpy(
-        np.stack([np.random.default_rng([s, 2]).standard_normal((horizon, code_size)) for s in seeds])
-    ).float()
+        np.stack([np.random.default_rng([s, 2]).standard_normal((horizon, code_size), np.float32) for s in seeds])
+    )
     state = policy.initial_state(count) if policy else None
     recorder, episode = _Recorder(count), np.arange(count)  # episode[row]: which one a row runs
     asking, running = np.ones(count, bool), np.ones(count, bool)
