@@ -145,9 +145,8 @@ def run_meta(agent, observed, mask=None, threshold=None):
     return residual, agent.metacontroller(residual, mask, noise, threshold)
 
 
-@pytest.mark.parametrize("summary", ["per_step", "sequence"])
-def test_switch_and_memory_are_causal_but_the_encoder_sees_the_future(summary):
-    agent = make_agent(WORLD, summary=summary)
+def test_switch_and_memory_are_causal_but_the_encoder_sees_the_future():
+    agent = make_agent(WORLD)
     meta, observed = agent.metacontroller, observations(2, 8)
     changed = observed.clone()
     changed[:, 5:] = observations(2, 3, seed=1)
@@ -188,9 +187,8 @@ def test_step_form_of_the_switch_equals_the_parallel_form():
         torch.testing.assert_close(controlled, controls.residual[:, t], **TOLERANCE)
 
 
-@pytest.mark.parametrize("summary", ["per_step", "sequence"])
-def test_padding_changes_nothing(summary):
-    agent, observed = make_agent(WORLD, summary=summary), observations(1, 6)
+def test_padding_changes_nothing():
+    agent, observed = make_agent(WORLD), observations(1, 6)
     _, alone = run_meta(agent, observed)
     padded = torch.cat([observed, observations(1, 4, seed=3)], 1)
     mask = torch.arange(10)[None] < 6

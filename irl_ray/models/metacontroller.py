@@ -35,8 +35,6 @@ class MetacontrollerConfig:
         code_size: n_z.
         memory_size: n_h, width of the causal GRU.
         summary_size: n_s, width of the sequence embedding read at each step.
-        summary: "per_step" reads the embedding at each step (Eq. 13); "sequence" gives every step
-            the same vector, the mean over the sequence (ours).
         encoder_hidden: hidden width of f_enc and f_switch.
         decoder_hidden: hidden width of f_hyp; None for a U(z) that is linear in z (ours), whose units cannot die.
         rank: rank of U; None for a full matrix (the ant's).
@@ -53,7 +51,6 @@ class MetacontrollerConfig:
     code_size: int = 8
     memory_size: int = 32
     summary_size: int = 32
-    summary: str = "per_step"
     encoder_hidden: int = 64
     decoder_hidden: int | None = 32
     rank: int | None = 16
@@ -178,8 +175,6 @@ class Metacontroller(nn.Module):
         self.layer = num_layers // 2 if config.layer is None else config.layer
         if not 0 <= self.layer <= num_layers:
             raise UserError(f"layer={self.layer}: the base model has layers 0..{num_layers}")
-        if config.summary not in ("per_step", "sequence"):
-            raise UserError(f"summary: expected 'per_step' or 'sequence', got {config.summary!r}")
         if config.switch not in ("soft", "gumbel"):
             raise UserError(f"switch: expected 'soft' or 'gumbel', got {config.switch!r}")
         z, hidden = config.code_size, config.encoder_hidden
@@ -205,11 +200,7 @@ class Metacontroller(nn.Module):
 
     def summarise(self, residual: Tensor, mask: Tensor) -> Tensor:
         """s (Eq. 13): [B, T, d] -> [B, T, s]."""
-        summary = self.summary(self.norm(residual), mask)
-        if self.config.summary == "sequence":
-            weight = mask[..., None] / mask.sum(1)[:, None, None]
-            summary = (summary * weight).sum(1, keepdim=True).expand_as(summary)
-        return summary
+        return self.summary(self.norm(residual), mask)
 
     def encode(self, residual: Tensor, memory: Tensor, summary: Tensor) -> Proposal:
         """mu_t and log sigma_t (Eq. 14)."""
