@@ -171,11 +171,11 @@ class Discover(Phase):
         self._noise = torch.Generator(device=config.device)
         self._batches: Iterator[Trajectories] | None = None
 
-    def _some_demonstrations(self, *key: str) -> Trajectories:
-        """Demonstrations for the teacher alone."""
-        random = torch.Generator(device=self.config.device)
-        random.manual_seed(torch_seed(self.config.seed, "discover", "teacher", "demonstrations", *key))
-        return self.demonstrations.sample(self.config.teacher.trajectories, random).to(self.config.device)
+    def _some_demonstrations(self, key: str) -> Trajectories:
+        """Demonstrations for the teacher alone; like all that is learned from, none that the gates see."""
+        count = self.config.teacher.trajectories
+        batches = self.demonstrations.batches(count, self.config.seed, "discover", "teacher", key)
+        return next(batches).to(self.config.device)
 
     def _guide(self) -> None:
         """Makes the teacher at the first step, and has it weigh its changes when it is time."""
