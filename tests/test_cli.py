@@ -187,8 +187,7 @@ def test_phases_run_without_ray(tmp_path, capsys):
     assert irl_ray(["phase", str(path), "--out", str(tmp_path / "w")]) == 0
     assert irl_ray(["card", str(tmp_path / "w")]) == 0
     assert "floor/bayes" in capsys.readouterr().out
-    path.write_text(path.read_text().replace("steps: 4", "steps: 4, seed: 1"))
-    assert irl_ray(["phase", str(path), "--out", str(tmp_path / "w")]) == 2
+    assert irl_ray(["phase", str(path), "--out", str(tmp_path / "w"), "--config", '{"seed": 1}']) == 2
     assert "other settings" in capsys.readouterr().err
     assert irl_ray(["phase", str(tmp_path / "none.yaml"), "--out", "w"]) == 2
 

@@ -13,7 +13,7 @@ import torch
 import yaml
 
 from irl_ray.cli.text import json_object
-from irl_ray.config import to_plain
+from irl_ray.config import merge, to_plain
 from irl_ray.errors import UserError
 from irl_ray.models import weights
 from irl_ray.phases.training import Phase
@@ -28,8 +28,7 @@ def parser() -> argparse.ArgumentParser:
     phase = commands.add_parser("phase", help="run a supervised phase without Ray (CPU or GPU)")
     phase.add_argument("file", help="an experiment file with run: Pretrain or Discover")
     phase.add_argument("--out", required=True, help="folder for the weights")
-    phase.add_argument("--device", default=None, help="cpu or cuda")
-    phase.add_argument("--steps", type=int, default=None, help="optimiser steps in place of the file's")
+    phase.add_argument("--config", type=json_object, default={}, help="settings as JSON, laid over the file's")
     phase.add_argument("--minutes", type=float, default=None, help="stop after this long")
     collect = commands.add_parser("collect", help="collect demonstrations as Parquet shards")
     collect.add_argument("env", help="such as irl_ray/AntPinpad-v0")
@@ -116,10 +115,9 @@ def run_phase(options: argparse.Namespace) -> int:
     spec = next(iter(content.values())) if isinstance(content, dict) and content else None
     if not isinstance(spec, dict) or spec.get("run") not in made:
         raise UserError(f"{path}: expected an experiment with run: Pretrain or Discover")
-    values = dict(spec.get("config") or {})
+    values = merge(spec.get("config") or {}, options.config)
     if "env" in spec:
         values["env"] = spec["env"]
-    values |= {k: v for k in ("device", "steps") if (v := getattr(options, k)) is not None}
     phase_class, typed = made[spec["run"]]
     phase, started = phase_class(typed(values)), time.monotonic()
     state, saved = Path(options.out) / STATE, started
