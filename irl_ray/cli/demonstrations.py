@@ -57,16 +57,21 @@ def collect(options: argparse.Namespace) -> int:
     torch.set_num_threads(1)
     count = -(-options.episodes // options.shard)
     entries: list[dict[str, Any]] = []
-    ends, steps, started = Counter(), 0, time.monotonic()
-    for entry, ended, walked in _shards(options, artefact, world, folder, count):
+    ends, found, steps, started = Counter(), 0, 0, time.monotonic()
+    for entry, ended, walked, made_now in _shards(options, artefact, world, folder, count):
         entries.append(entry)
         ends += ended
+        done = sum(ends.values())
+        if not made_now:
+            found += sum(ended.values())
+            continue
         steps += walked
-        done, elapsed = sum(ends.values()), time.monotonic() - started
+        elapsed = time.monotonic() - started
+        rate = (done - found) / elapsed
         print(
             f"{done:>8} of {options.episodes} episodes  kept {ends['success'] / done:.3f}  "
-            f"{steps / elapsed:,.0f} steps/s  {done / elapsed:.0f} episodes/s  elapsed {duration(elapsed)}  eta "
-            f"{duration(elapsed * (options.episodes - done) / done)}",
+            f"{steps / elapsed:,.0f} steps/s  {rate:.0f} episodes/s  elapsed {duration(elapsed)}  eta "
+            f"{duration((options.episodes - done) / rate)}",
             flush=True,
         )
     made = {
@@ -82,7 +87,7 @@ def collect(options: argparse.Namespace) -> int:
 
 def _shards(
     options: argparse.Namespace, artefact: Artefact, world: AntSpec, folder: Path, count: int
-) -> Iterator[tuple[dict[str, Any], Counter, int]]:
+) -> Iterator[tuple[dict[str, Any], Counter, int, bool]]:
     """The shards as they are finished, made here or by Ray workers that see the same folder."""
     settings = (options.shard, artefact.expert, world, options.seed, options.deterministic, options.episodes,
                 options.threads)  # fmt: skip

@@ -116,20 +116,20 @@ def collect_shard(
     episodes: int,
     threads: int = 0,
     together: int = 512,
-) -> tuple[dict[str, Any], Counter, int]:
+) -> tuple[dict[str, Any], Counter, int, bool]:
     """Collects shard `number`: episodes number * size up to `size` more, of `episodes` in all.
 
     A shard that an interrupted or a shorter collection with the same settings has finished is not made again.
 
     Returns:
-        The shard's entry in the manifest, how its episodes ended, and environment steps.
+        The shard's entry in the manifest, how its episodes ended, environment steps, and whether it was made now.
     """
     last = min((number + 1) * size, episodes)
     settings = [weights.fingerprint(expert), to_plain(world), size, seed, deterministic, last]
     finished = finished_shard(folder, number)
     if finished and finished[1]["settings"] == settings:
         entry, made = finished
-        return entry, Counter(made["ends"]), made["steps"]
+        return entry, Counter(made["ends"]), made["steps"], False
     found, ends, steps = [], Counter(), 0
     for first in range(number * size, last, together):
         walks = walk(expert, world, range(first, min(first + together, last)), seed, deterministic, threads)
@@ -137,4 +137,4 @@ def collect_shard(
         ends += walks.ends
         steps += walks.steps
     made = {"settings": settings, "ends": ends, "steps": steps}
-    return write_shard(folder, number, found, made), ends, steps
+    return write_shard(folder, number, found, made), ends, steps, True
