@@ -44,11 +44,12 @@ def collect(options: argparse.Namespace) -> int:
         "expert": weights.fingerprint(artefact.expert),
         "deterministic": options.deterministic,
         "seed": options.seed,
+        "shard": options.shard,
     }
     if (folder / shards.MANIFEST).exists():
         held = shards.read_manifest(folder)
         same = held["world"] == to_plain(world) and identity.items() <= held.items()
-        if not same or held["episodes"] >= options.episodes:
+        if not same or held.get("episodes", options.episodes) >= options.episodes:
             raise UserError(
                 f"{folder}: holds {held.get('episodes')} episodes of {'this' if same else 'another'} collection; "
                 f"{'ask for more with --episodes' if same else 'choose another folder'} or remove it"

@@ -44,7 +44,7 @@ class TeacherConfig:
         weigh_after: steps after which each kind of change is weighed, and kept or dropped.
         window: observations over which the mid-depth stream is averaged on either side of a jump.
         min_contrast: how many times larger jumps must be at events than elsewhere, at least; base
-            models that know the tasks have about 1.4, untrained ones 1.0.
+            models that know the tasks have 1.2 to 1.5, untrained ones 1.0.
         max_outcomes: more events than this are none.
         hold: share of changes that are skipped while taught before weighing, so that the decoder
             learns what a code does once its outcome has been reached.

@@ -215,7 +215,7 @@ def pretrain_config(values: dict) -> PretrainConfig:
 
 
 class Pretrain(Phase):
-    """Trains a base model from nothing on the endless demonstration stream."""
+    """Trains a base model, from nothing or from `start_from`, on a stream of demonstrations."""
 
     name = "pretrain"
 
