@@ -60,6 +60,42 @@ def test_discovery_trains_the_metacontroller_and_nothing_else(tiny_weights):
     assert not unchanged
 
 
+@pytest.mark.parametrize("how", ["pretrained", "scratch"])
+def test_co_training_trains_the_base_model_along(how, tiny_weights):
+    phase = discover(tiny_weights, co_training=how, steps=20)
+    started = weights.load(tiny_weights).base
+    assert (fingerprint(phase.agent.base) == fingerprint(started)) == (how == "pretrained")
+    before = {n: p.clone() for n, p in phase.trained.named_parameters()}
+    phase.step()
+    still = {n for n, p in phase.trained.named_parameters() if torch.equal(p, before[n])}
+    # The observation heads are no part of the loss of section 5.
+    assert all(n.startswith(("base.agent_head", "base.static_head")) for n in still)
+    with pytest.raises(UserError, match="frozen"):
+        discover(tiny_weights, co_training=how, teacher=TEACHER | {"steps": 10})
+
+
+def test_discovery_goes_on_from_a_metacontroller(tiny_weights):
+    found = weights.load(tiny_weights).metacontroller
+    shape = {"code_size": 4, "memory_size": 8, "summary_size": 8, "rank": 4}
+    phase = discover(tiny_weights, start_from=str(tiny_weights), metacontroller=shape)
+    assert fingerprint(phase.agent.metacontroller) == fingerprint(found)
+    with pytest.raises(UserError, match="another shape"):
+        discover(tiny_weights, start_from=str(tiny_weights), metacontroller=shape | {"code_size": 3})
+
+
+def test_gates_on_the_way_do_not_disturb_training(tiny_weights):
+    """The same weights with and without them, and a score between 0 and 1 at each report."""
+    ends = []
+    for measured in (False, True):
+        phase = discover(tiny_weights, steps=40, gates_at_reports=measured)
+        while not phase.finished:
+            phase.step()
+            found = phase.gates_on_the_way()
+            assert not measured or 0 <= found["gate_score"] <= 1
+        ends.append(fingerprint(phase.agent.metacontroller))
+    assert ends[0] == ends[1]
+
+
 def test_discovery_codes_help_the_base_model_against_no_codes(tiny_weights):
     """With α = 0 the codes carry the actions: NLL falls below that of the base model alone."""
     phase = discover(tiny_weights, alpha=0.0, steps=150)

@@ -70,7 +70,7 @@ def controls_of(agent: Artefact, batch: Trajectories, threshold: float | None) -
     return controls, float(-base.action_log_prob(top[batch.mask], batch.action[batch.mask]).mean())
 
 
-def code_meaning(controls: Controls, batch: Trajectories, samples: int = 6000) -> dict[str, float]:
+def code_meaning(codes: Tensor, batch: Trajectories, samples: int = 6000) -> dict[str, float]:
     """What the codes in force tell about subgoal, target location and action, by linear probes.
 
     Codes that mean the goal score high on `code_subgoal_accuracy`; location codes on
@@ -80,7 +80,7 @@ def code_meaning(controls: Controls, batch: Trajectories, samples: int = 6000) -
     where = batch.mask.flatten().nonzero()[:, 0]
     where = where[:: max(1, len(where) // samples)]
     group = where // batch.mask.shape[1]
-    code = controls.code.flatten(0, 1)[where]
+    code = codes.flatten(0, 1)[where]
     held_out = group % 2 == 1
     result, grid_size = {}, batch.world.grid_size
     for name, labels in (("subgoal", batch.subgoal), ("action", batch.directions())):
@@ -108,9 +108,9 @@ def target_cells(batch: Trajectories) -> Tensor:
     return batch.agent_cells()[:, 1:].gather(1, end.clamp(max=batch.mask.shape[1] - 1))
 
 
-def class_mean_codes(controls: Controls, batch: Trajectories, num_subgoals: int) -> Tensor:
-    """[subgoals, z]: mean code in force under each ground-truth subgoal."""
-    code, subgoal = controls.code[batch.mask], batch.subgoal[batch.mask]
+def class_mean_codes(codes: Tensor, batch: Trajectories, num_subgoals: int) -> Tensor:
+    """Codes [B, T, z] -> [subgoals, z]: mean code in force under each ground-truth subgoal."""
+    code, subgoal = codes[batch.mask], batch.subgoal[batch.mask]
     return torch.stack(
         [code[subgoal == g].mean(0) if bool((subgoal == g).any()) else code.mean(0) for g in range(num_subgoals)]
     )
@@ -140,15 +140,36 @@ def metacontroller_gates(
     """
     soft, soft_nll = controls_of(agent, batch, None)
     hard, hard_nll = controls_of(agent, batch, threshold)
-    change, again = subgoal_starts(batch)
-    switched = (hard.beta.numpy() > 0.5) & batch.mask.numpy()
-    switched[:, 0] = False
     return {
         "eval/action_nll": soft_nll,
         "eval/action_nll_hard": hard_nll,
         "eval/kl": float(soft.proposal.kl()[batch.mask].mean()),
+        **alignment_and_meaning(hard.beta, hard.code, batch, tolerance),
+    }
+
+
+def alignment_and_meaning(beta: Tensor, code: Tensor, batch: Trajectories, tolerance: int) -> dict[str, float]:
+    """Do switches fall on subgoal changes, and what do the codes in force tell?
+
+    Args:
+        beta: [B, T], binary switches; the first step's is left out.
+        code: [B, T, z], the codes in force.
+        batch: the demonstrations they belong to.
+        tolerance: steps by which a switch may miss a subgoal change.
+
+    Returns:
+        Alignment, meaning, and `gate_score`, which a search may maximise: F1 times the share by
+        which the subgoal probe exceeds chance.
+    """
+    change, again = subgoal_starts(batch)
+    switched = (beta.numpy() > 0.5) & batch.mask.numpy()
+    switched[:, 0] = False
+    result = {
         "switches_per_episode": float(1 + switched.sum(1).mean()),
         "subgoals_per_episode": float(1 + change.sum(1).mean()),
         **switch_alignment(switched, change, again, tolerance),
-        **code_meaning(hard, batch),
+        **code_meaning(code, batch),
     }
+    chance = result["code_subgoal_chance"]
+    above = max(0.0, result["code_subgoal_accuracy"] - chance) / max(1e-9, 1 - chance)
+    return {**result, "gate_score": result["switch_f1"] * above}

@@ -26,7 +26,7 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(prog="irl-ray", description="Tools around internal RL.")
     commands = top.add_subparsers(dest="command", required=True)
     phase = commands.add_parser("phase", help="run a supervised phase without Ray (CPU or GPU)")
-    phase.add_argument("file", help="an experiment file with run: Pretrain or Discover")
+    phase.add_argument("file", help="an experiment file with run: Pretrain, Discover or CompILE")
     phase.add_argument("--out", required=True, help="folder for the weights")
     phase.add_argument("--config", type=json_object, default={}, help="settings as JSON, laid over the file's")
     phase.add_argument("--minutes", type=float, default=None, help="stop after this long")
@@ -104,17 +104,22 @@ def print_card(options: argparse.Namespace) -> int:
 
 def run_phase(options: argparse.Namespace) -> int:
     """`irl-ray phase FILE --out DIR`: the same phase as under Tune, as a plain loop."""
+    from irl_ray.phases.compile import CompILE, compile_config
     from irl_ray.phases.discover import Discover, discover_config
     from irl_ray.phases.pretrain import Pretrain, pretrain_config
 
-    made = {"Pretrain": (Pretrain, pretrain_config), "Discover": (Discover, discover_config)}
+    made = {
+        "Pretrain": (Pretrain, pretrain_config),
+        "Discover": (Discover, discover_config),
+        "CompILE": (CompILE, compile_config),
+    }
     path = Path(options.file)
     if not path.is_file():
         raise UserError(f"{path}: no such file")
     content = yaml.safe_load(path.read_text())
     spec = next(iter(content.values())) if isinstance(content, dict) and content else None
     if not isinstance(spec, dict) or spec.get("run") not in made:
-        raise UserError(f"{path}: expected an experiment with run: Pretrain or Discover")
+        raise UserError(f"{path}: expected an experiment with run: {', '.join(made)}")
     values = merge(spec.get("config") or {}, options.config)
     if "env" in spec:
         values["env"] = spec["env"]

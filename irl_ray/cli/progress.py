@@ -76,6 +76,24 @@ GATE_NAMES = (
 )
 
 
+LABEL = 32  # columns of a trial's name
+
+
+def shown_tag(tag: str) -> str:
+    """`"3_alpha=0.1700,seed=0"` as `"3 alpha=0.17 seed=0"`."""
+    number, _, values = tag.partition("_")
+    pairs = [pair.partition("=") for pair in values.split(",") if "=" in pair]
+    words = [f"{name.rsplit('/', 1)[-1]}={_shortest(value)}" for name, _, value in pairs]
+    return " ".join([number, *words])[: LABEL - 1]
+
+
+def _shortest(value: str) -> str:
+    try:
+        return f"{float(value):g}"
+    except ValueError:
+        return value
+
+
 def columns_of(run: str) -> list[Column]:
     """The columns of a trainable's table."""
     return COLUMNS["RL"] if run in ("InternalRL", "RawRL") else COLUMNS.get(run, COLUMNS["other"])
@@ -135,7 +153,7 @@ class Progress(ProgressReporter):
         columns = columns_of(self.run)
         if self._lines % 20 == 0:
             heads = [f"{head:>13}" for head, *_ in columns]
-            print(f"{'trial':<12}{''.join(heads)}{'elapsed':>9}{'eta':>8}", flush=True)
+            print(f"{'trial':<{LABEL}}{''.join(heads)}{'elapsed':>9}{'eta':>8}", flush=True)
         self._lines += 1
         cells = []
         for _, key, shown in columns:
@@ -143,8 +161,8 @@ class Progress(ProgressReporter):
             cells.append(f"{'-' if value is None else shown(float(value)):>13}")
         elapsed, share = result.get("time_total_s", 0.0), share_done(result, self.stop)
         eta = duration(elapsed * (1 - share) / share) if share > 0 else "?"
-        name = trial.experiment_tag.split(",")[0][:11] if trial.experiment_tag else trial.trial_id[:11]
-        print(f"{name:<12}{''.join(cells)}{duration(elapsed):>9}{eta:>8}", flush=True)
+        name = shown_tag(trial.experiment_tag) or trial.trial_id[:11]
+        print(f"{name:<{LABEL}}{''.join(cells)}{duration(elapsed):>9}{eta:>8}", flush=True)
 
 
 def gates_table(result: Mapping[str, Any]) -> str:

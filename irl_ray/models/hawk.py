@@ -129,11 +129,12 @@ class HawkMixer(nn.Module):
         self.recurrence = RGLRU(width, heads)
         self.out = nn.Linear(width, width)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """[B, T, d] -> [B, T, d]."""
-        past = F.pad(self.input(x), (0, 0, CONVOLUTION - 1, 0))
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """[B, T, d] -> [B, T, d]. Steps at which `mask` [B, T] is false leave no trace in later ones."""
+        inputs = self.input(x) if mask is None else self.input(x) * mask[..., None]
+        past = F.pad(inputs, (0, 0, CONVOLUTION - 1, 0))
         convolved = sum(past[:, i : i + x.shape[1]] * self.kernel[i] for i in range(CONVOLUTION))
-        return self.out(self.recurrence(convolved) * F.gelu(self.gate(x)))
+        return self.out(self.recurrence(convolved, mask) * F.gelu(self.gate(x)))
 
     def initial_state(self, rows: int, steps: int) -> State:
         """State for `rows` sequences; the length of the sequences does not matter."""

@@ -73,8 +73,10 @@ class Block(nn.Module):
     def _mlp(self, x: Tensor) -> Tensor:
         return self.mlp_out(F.relu(self.mlp_in(self.mlp_norm(x))))
 
-    def forward(self, x: Tensor) -> Tensor:
-        x = x + self.mix(self.mix_norm(x))
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """[B, T, d] -> [B, T, d]; a `mask` [B, T] is for Hawk blocks alone."""
+        normed = self.mix_norm(x)
+        x = x + (self.mix(normed) if mask is None else self.mix(normed, mask))
         return x + self._mlp(x)
 
     def step(self, x: Tensor, state: State) -> Tensor:

@@ -25,12 +25,14 @@ from irl_ray.envs.pinpad import PinpadSpec
 from irl_ray.envs.worlds import GRIDWORLD_ID, WORLDS, env_id
 from irl_ray.errors import UserError, did_you_mean
 from irl_ray.models.code_policy import CodePolicy, CodePolicyConfig
+from irl_ray.models.encoders import encoders_of
 from irl_ray.models.expert import Expert, ExpertConfig
 from irl_ray.models.metacontroller import Metacontroller, MetacontrollerConfig
+from irl_ray.models.segmenter import Segmenter, SegmenterConfig
 from irl_ray.models.sequence_model import SequenceModel, SequenceModelConfig
 
 FORMAT = 1
-PARTS = ("base", "metacontroller", "policy", "expert")
+PARTS = ("base", "metacontroller", "segmenter", "policy", "expert")
 RELEASED = Path(__file__).resolve().parent.parent / "released"
 
 
@@ -42,6 +44,7 @@ class Artefact:
         world: the world whose demonstrations the base model imitated.
         base: the frozen sequence model; None for an expert.
         metacontroller: None before discovery.
+        segmenter: CompILE's segment encoder, where codes were found by that baseline.
         policy: None before internal RL.
         expert: who gives the demonstrations, where it is a network; stands alone.
         metrics: what was measured, by phase.
@@ -51,6 +54,7 @@ class Artefact:
     world: PinpadSpec
     base: SequenceModel | None = None
     metacontroller: Metacontroller | None = None
+    segmenter: Segmenter | None = None
     policy: CodePolicy | None = None
     expert: Expert | None = None
     metrics: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -74,6 +78,12 @@ class Artefact:
 def new_base(config: SequenceModelConfig, world: PinpadSpec) -> SequenceModel:
     """A fresh base model for a world."""
     return SequenceModel(config, world)
+
+
+def new_segmenter(config: SegmenterConfig, shape: SequenceModelConfig, world: PinpadSpec) -> Segmenter:
+    """A fresh segment encoder that reads the observations of a world as a base model of this shape does."""
+    embedding = encoders_of(world)[shape.encoder](world, shape.width, shape.embedding_std)
+    return Segmenter(config, shape, embedding)
 
 
 def fingerprint(module: nn.Module) -> str:
@@ -201,6 +211,9 @@ def load(name: str | os.PathLike[str], *required: str, device: str | torch.devic
     if "metacontroller" in config:
         shape = build(MetacontrollerConfig, config["metacontroller"], f"{folder}: metacontroller")
         artefact.metacontroller = Metacontroller(shape, artefact.base.width, artefact.base.num_layers)
+    if "segmenter" in config:
+        shape = build(SegmenterConfig, config["segmenter"], f"{folder}: segmenter")
+        artefact.segmenter = new_segmenter(shape, artefact.base.config, world)
     if "policy" in config:
         artefact.policy = CodePolicy(build(CodePolicyConfig, config["policy"], f"{folder}: policy"))
     for part, module in artefact.parts.items():

@@ -4,7 +4,7 @@ Loss: mean over steps of -log p(a_t | o_{1:t}, z_{1:t}) + α KL(N(mu_t, Sigma_t)
 demonstrations. The KL is summed over code dimensions and not weighted by the switch: where the
 switch is closed the proposal is ignored and may sit on the prior for free, and that alone is what
 rewards sparse switching. A label-free teacher (ours) may go before it; the `small` preset is taught
-from beginning to end.
+from beginning to end. As a baseline (C.4.1) the base model may be trained along.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from irl_ray.analysis.codes import class_mean_codes, controls_of, injected_success, metacontroller_gates
 from irl_ray.config import build
@@ -24,7 +25,7 @@ from irl_ray.envs.worlds import ANT_ID, GRIDWORLD_ID, POST_TRAINING_TASKS, prese
 from irl_ray.errors import UserError
 from irl_ray.models import weights
 from irl_ray.models.metacontroller import Metacontroller, MetacontrollerConfig
-from irl_ray.models.weights import Artefact
+from irl_ray.models.weights import Artefact, new_base
 from irl_ray.phases.hindsight import OutcomeTeacher, TeacherConfig
 from irl_ray.phases.training import OptimizerConfig, Phase
 from irl_ray.seeding import torch_seed
@@ -36,6 +37,9 @@ class DiscoverConfig:
 
     Attributes:
         base: released name or folder of the pretrained base model.
+        co_training: None keeps the base model frozen. "pretrained" trains it along under the same loss,
+            "scratch" does so from fresh weights of its shape (the baseline of C.4.1).
+        start_from: name or folder of a metacontroller of the same shape to go on from; None for fresh weights.
         data: folder of the clean expert's demonstrations; None for the gridworld, whose stream never ends.
         metacontroller: shape and initial values.
         optimizer: AdamW and its schedule.
@@ -47,6 +51,8 @@ class DiscoverConfig:
         batch_size: trajectories per step, always fresh.
         length_groups: as in pretraining.
         switch_threshold: beta at or above it is a switch in the gates; what internal RL will use.
+        gates_at_reports: measure alignment and meaning with every report, not only at the end. They use
+            labels: for searches that stop what leads nowhere.
         post_task: task of unseen transitions on which class-mean codes are injected.
         switch_tolerance: steps by which a switch may miss a subgoal change in the gates.
         action_temperature: at which actions are drawn in the gates.
@@ -57,6 +63,8 @@ class DiscoverConfig:
     """
 
     base: str
+    co_training: str | None = None
+    start_from: str | None = None
     data: str | None = None
     metacontroller: MetacontrollerConfig = field(default_factory=MetacontrollerConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
@@ -70,11 +78,18 @@ class DiscoverConfig:
     switch_threshold: float = 0.5
     switch_tolerance: int = 1
     action_temperature: float = 1.0
+    gates_at_reports: bool = False
     post_task: str = "post_three_pairs"
     gate_episodes: int = 1024
     report_every: int = 100
     seed: int = 0
     device: str = "cpu"
+
+    def __post_init__(self) -> None:
+        if self.co_training not in (None, "pretrained", "scratch"):
+            raise UserError(f"co_training: expected null, 'pretrained' or 'scratch', got {self.co_training!r}")
+        if self.co_training and self.teacher.steps:
+            raise UserError("co_training: the teacher needs a frozen base model; set teacher.steps: 0")
 
 
 _GRIDWORLD = {
@@ -148,8 +163,21 @@ def discover_config(values: dict) -> DiscoverConfig:
     return build(DiscoverConfig, settings, "config")
 
 
+def metacontroller_to_go_on_from(config: DiscoverConfig, fresh: Metacontroller) -> Metacontroller:
+    """The metacontroller in `config.start_from`.
+
+    Raises:
+        UserError: if it is not of the shape of the `fresh` one.
+    """
+    found = weights.load(config.start_from, "metacontroller", device=config.device).metacontroller
+    shapes = [{name: tensor.shape for name, tensor in m.state_dict().items()} for m in (found, fresh)]
+    if shapes[0] != shapes[1] or found.layer != fresh.layer:
+        raise UserError(f"config.start_from: {config.start_from} holds a metacontroller of another shape or layer")
+    return found
+
+
 class Discover(Phase):
-    """Trains a metacontroller inside a frozen base model, without labels and without rewards."""
+    """Trains a metacontroller inside a base model, without labels and without rewards."""
 
     name = "discover"
 
@@ -164,8 +192,15 @@ class Discover(Phase):
         with torch.random.fork_rng():
             torch.manual_seed(torch_seed(config.seed, "discover", "weights"))
             meta = Metacontroller(config.metacontroller, base.width, base.num_layers)
-        self.agent.metacontroller, self.agent.policy = meta.to(config.device), None
-        super().__init__(config, meta)
+            if config.co_training == "scratch":
+                base = new_base(base.config, self.agent.world).to(config.device)
+        if config.start_from is not None:
+            meta.load_state_dict(metacontroller_to_go_on_from(config, meta).state_dict())
+        self.agent.base, self.agent.metacontroller, self.agent.policy = base, meta.to(config.device), None
+        trained = nn.ModuleDict({"metacontroller": meta})
+        if config.co_training:
+            trained["base"] = base.requires_grad_(True)
+        super().__init__(config, trained)
         self.demonstrations = open_demonstrations(self.agent.world, config.data, device=config.device)
         self.teacher: OutcomeTeacher | None = None
         self._noise = torch.Generator(device=config.device)
@@ -280,7 +315,7 @@ class Discover(Phase):
     def losses(self, batch: Trajectories) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Sums over steps: action NLL, KL (nats) and beta."""
         base, meta = self.agent.base, self.agent.metacontroller
-        with torch.no_grad():
+        with torch.set_grad_enabled(self.config.co_training is not None):
             residual = base.lower(base.embed(batch.observation[:, :-1]), meta.layer)
         shape = (*batch.mask.shape, meta.config.code_size)
         noise = torch.randn(shape, generator=self._noise, device=residual.device)
@@ -301,31 +336,54 @@ class Discover(Phase):
             self.teacher = OutcomeTeacher.from_state(config.teacher, self.agent.base, config.alpha, state["teacher"])
         self._batches = None
 
+    def _held_out(self) -> Trajectories:
+        """Clean demonstrations with labels, for the gates alone."""
+        config = self.config
+        expert = open_demonstrations(self.agent.world, config.data, truth=True)
+        random = torch.Generator().manual_seed(torch_seed(config.seed, "discover", "gates"))
+        return expert.sample(config.gate_episodes, random)
+
+    @torch.no_grad()
+    def gates_on_the_way(self) -> dict[str, float]:
+        """Alignment and meaning of the codes as they are now; empty unless `gates_at_reports` asks for them."""
+        config = self.config
+        if not config.gates_at_reports:
+            return {}
+        self.agent.base.cpu(), self.agent.metacontroller.cpu()
+        found = metacontroller_gates(self.agent, self._held_out(), config.switch_threshold, config.switch_tolerance)
+        self.agent.base.to(config.device), self.agent.metacontroller.to(config.device)
+        return found
+
     @torch.no_grad()
     def gates(self) -> dict[str, float]:
         """Alignment, meaning of the codes, and what class-mean codes can do."""
         config, agent = self.config, self.agent
-        agent.base.cpu(), agent.metacontroller.cpu().eval()
-        expert = open_demonstrations(agent.world, config.data, truth=True)
-        random = torch.Generator().manual_seed(torch_seed(config.seed, "discover", "gates"))
-        batch = expert.sample(config.gate_episodes, random)
+        agent.base.cpu().eval(), agent.metacontroller.cpu().eval()
+        batch = self._held_out()
         result = metacontroller_gates(agent, batch, config.switch_threshold, config.switch_tolerance)
-        alone = agent.base.upper(agent.base.embed(batch.observation[:, :-1]), 0)[batch.mask]
-        result["eval/action_nll_without_codes"] = -float(
-            agent.base.action_log_prob(alone, batch.action[batch.mask]).mean()
-        )
         controls, _ = controls_of(agent, batch, config.switch_threshold)
-        codes = class_mean_codes(controls, batch, agent.world.num_subgoals)
-        for label, tasks in (("", config.post_task), ("_training_tasks", agent.world.tasks)):
-            result[f"injected_success{label}"] = injected_success(
-                agent,
-                codes,
-                replace(agent.world, tasks=tasks),
-                config.gate_episodes,
-                config.seed,
-                config.action_temperature,
-            )
-        return result
+        return result | code_gates(config, agent, controls.code, batch)
 
     def artefact(self) -> Artefact:
         return self.agent
+
+
+def code_gates(config: Any, agent: Artefact, codes: torch.Tensor, batch: Trajectories) -> dict[str, float]:
+    """What the codes buy over the base model alone, and what class-mean codes can do when injected.
+
+    Args:
+        config: of the phase that found the codes.
+        agent: base model and metacontroller.
+        codes: [B, T, z], in force on `batch` under binary switches.
+        batch: held-out demonstrations with labels.
+    """
+    alone = agent.base.upper(agent.base.embed(batch.observation[:, :-1]), 0)[batch.mask]
+    log_prob = agent.base.action_log_prob(alone, batch.action[batch.mask])
+    result = {"eval/action_nll_without_codes": -float(log_prob.mean())}
+    means = class_mean_codes(codes, batch, agent.world.num_subgoals)
+    for label, tasks in (("", config.post_task), ("_training_tasks", agent.world.tasks)):
+        world = replace(agent.world, tasks=tasks)
+        result[f"injected_success{label}"] = injected_success(
+            agent, means, world, config.gate_episodes, config.seed, config.action_temperature
+        )
+    return result

@@ -102,6 +102,10 @@ class Phase(ABC):
     def accumulate_gradients(self) -> dict[str, float]:
         """Backpropagates one batch and returns what to log."""
 
+    def gates_on_the_way(self) -> dict[str, float]:
+        """Gates that are measured with every report; none unless a phase has some."""
+        return {}
+
     @abstractmethod
     def gates(self) -> dict[str, float]:
         """What the next phase needs, measured on held-out data."""

@@ -14,6 +14,7 @@ from ray.rllib.algorithms.registry import ALGORITHMS
 from ray.tune.result import DONE
 
 from irl_ray.envs.worlds import ANT_ID, GRIDWORLD_ID, GUIDED_ANT_ID
+from irl_ray.phases.compile import CompILE, compile_config
 from irl_ray.phases.discover import Discover, discover_config
 from irl_ray.phases.pretrain import Pretrain, pretrain_config
 from irl_ray.phases.training import Phase
@@ -41,7 +42,7 @@ class PhaseTrainable(tune.Trainable):
         raise NotImplementedError
 
     def step(self) -> dict[str, Any]:
-        metrics = self.phase.step()
+        metrics = self.phase.step() | self.phase.gates_on_the_way()
         if self.phase.finished:
             self.gates = self.phase.gates()
         steps = self.phase.config.steps
@@ -73,8 +74,16 @@ class DiscoverTrainable(PhaseTrainable):
         return Discover(discover_config(config))
 
 
-PHASES = {"Pretrain": PretrainTrainable, "Discover": DiscoverTrainable}
-PHASE_CONFIGS = {"Pretrain": pretrain_config, "Discover": discover_config}
+class CompileTrainable(PhaseTrainable):
+    """The baseline CompILE under Tune."""
+
+    @staticmethod
+    def make_phase(config: dict[str, Any]) -> Phase:
+        return CompILE(compile_config(config))
+
+
+PHASES = {"Pretrain": PretrainTrainable, "Discover": DiscoverTrainable, "CompILE": CompileTrainable}
+PHASE_CONFIGS = {"Pretrain": pretrain_config, "Discover": discover_config, "CompILE": compile_config}
 OWN_ALGORITHMS = {"InternalRL": InternalRL, "RawRL": RawRL, "ExpertPPO": ExpertPPO}
 
 

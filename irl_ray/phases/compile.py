@@ -1,0 +1,181 @@
+"""The baseline CompILE: segments and codes from observations, not from the residual stream (C.4.3).
+
+Loss, averaged over steps: -log p(a_t | o_{1:t}, z of t's segment) + w_z KL(q(z_i) || N(0, I)) +
+w_b KL(q(b_i) || prior), with the decoder and the layer of the metacontroller. The base model starts from
+pretraining and is trained along. CompILE's boundaries see the future; for internal RL a causal
+switch of the metacontroller's shape (Eq. 16) learns to fire where segments begin, without a
+gradient to anything else (ours: the paper does not say how its CompILE switches when it acts).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from irl_ray.analysis.codes import alignment_and_meaning
+from irl_ray.config import build
+from irl_ray.data.sources import open_demonstrations
+from irl_ray.data.trajectories import Trajectories
+from irl_ray.envs.worlds import preset_of
+from irl_ray.models import weights
+from irl_ray.models.metacontroller import Metacontroller, MetacontrollerConfig
+from irl_ray.models.segmenter import Segmentation, SegmenterConfig, gumbel_noise
+from irl_ray.models.weights import Artefact, new_segmenter
+from irl_ray.phases import discover
+from irl_ray.phases.discover import code_gates
+from irl_ray.phases.training import OptimizerConfig, Phase
+from irl_ray.seeding import torch_seed
+
+
+@dataclass
+class CompileConfig:
+    """Settings of CompILE.
+
+    Attributes:
+        base: released name or folder of the pretrained base model.
+        data: folder of the clean expert's demonstrations; None for the gridworld, whose stream never ends.
+        metacontroller: of its decoder and switch; the rest of it stays untrained.
+        segmenter: shape and prior of the segment encoder; its codes are as large as the decoder's.
+        optimizer: AdamW and its schedule.
+        code_weight: w_z.
+        boundary_weight: w_b.
+        steps: optimiser steps.
+        batch_size: trajectories per step, always fresh.
+        length_groups: as in pretraining.
+        switch_threshold: beta at or above it is a switch in internal RL.
+        switch_tolerance: steps by which a switch may miss a subgoal change in the gates.
+        action_temperature: at which actions are drawn in the gates.
+        post_task: task of unseen transitions on which class-mean codes are injected.
+        gate_episodes: trajectories and episodes behind each gate.
+        report_every: optimiser steps per report.
+        seed: of initial weights, data and noise.
+        device: "cpu" or "cuda".
+    """
+
+    base: str
+    data: str | None = None
+    metacontroller: MetacontrollerConfig = field(default_factory=MetacontrollerConfig)
+    segmenter: SegmenterConfig = field(default_factory=SegmenterConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    code_weight: float = 0.1
+    boundary_weight: float = 0.1
+    steps: int = 64_000
+    batch_size: int = 512
+    length_groups: int = 4
+    switch_threshold: float = 0.5
+    switch_tolerance: int = 1
+    action_temperature: float = 1.0
+    post_task: str = "post_three_pairs"
+    gate_episodes: int = 1024
+    report_every: int = 100
+    seed: int = 0
+    device: str = "cpu"
+
+    def __post_init__(self) -> None:
+        self.segmenter.code_size = self.metacontroller.code_size
+
+
+_SHARED = ("metacontroller", "optimizer", "steps", "batch_size", "post_task", "gate_episodes", "report_every",
+           "switch_tolerance", "action_temperature")  # fmt: skip
+PRESETS = {
+    env: {name: {k: v for k, v in preset.items() if k in _SHARED} for name, preset in presets.items()}
+    for env, presets in discover.PRESETS.items()
+}
+
+
+def compile_config(values: dict) -> CompileConfig:
+    """Typed settings from a mapping with an optional `preset` and `env`; presets are discovery's."""
+    _, settings = preset_of(values, PRESETS, "config")
+    return build(CompileConfig, settings, "config")
+
+
+class CompILE(Phase):
+    """Trains a segment encoder, a decoder, a switch and the base model, without labels and without rewards."""
+
+    name = "compile"
+
+    def __init__(self, config: CompileConfig):
+        self.agent = weights.load(config.base, device=config.device)
+        base = self.agent.base.requires_grad_(True)
+        with torch.random.fork_rng():
+            torch.manual_seed(torch_seed(config.seed, "compile", "weights"))
+            meta = Metacontroller(config.metacontroller, base.width, base.num_layers)
+            segmenter = new_segmenter(config.segmenter, base.config, self.agent.world)
+        self.agent.metacontroller, self.agent.segmenter = meta.to(config.device), segmenter.to(config.device)
+        self.agent.policy = None
+        super().__init__(config, nn.ModuleDict({"metacontroller": meta, "base": base, "segmenter": segmenter}))
+        self.demonstrations = open_demonstrations(self.agent.world, config.data, device=config.device)
+        self._noise = torch.Generator(device=config.device)
+        self._batches: Iterator[Trajectories] | None = None
+
+    def accumulate_gradients(self) -> dict[str, float]:
+        config = self.config
+        if self._batches is None:
+            batches, seed = self.demonstrations.batches, config.seed
+            self._batches = batches(config.batch_size, seed, "compile", start=self.step_number)
+        batch = next(self._batches).to(config.device)
+        self._noise.manual_seed(torch_seed(config.seed, "compile", "noise", self.step_number))
+        total, sums = batch.mask.sum(), torch.zeros(4, device=batch.mask.device)
+        for part in batch.split_by_length(config.length_groups):
+            losses = nll, code_kl, boundary_kl, switch = self.losses(part)
+            loss = nll + config.code_weight * code_kl + config.boundary_weight * boundary_kl + switch
+            (loss / total).backward()
+            sums += torch.stack(losses).detach() / total
+        nll, code_kl, boundary_kl, switch = sums.tolist()
+        return {"action_nll": nll, "kl": code_kl, "boundary_kl": boundary_kl, "switch_nll": switch}
+
+    def losses(self, batch: Trajectories) -> tuple[torch.Tensor, ...]:
+        """Sums over steps: action NLL; over segments: KL of codes, KL of boundaries (nats); the switch's NLL."""
+        shape, segmenter = self.agent.segmenter.config, self.agent.segmenter
+        draw = {"generator": self._noise, "device": batch.mask.device}
+        noise = torch.randn(len(batch), shape.segments, shape.code_size, **draw)
+        uniform = torch.rand(len(batch), shape.segments - 1, batch.mask.shape[1] + 1, **draw)
+        found = segmenter(batch.observation, batch.mask, noise, gumbel_noise(uniform))
+        nll, logit = self._under(found, batch)
+        later = batch.mask[:, 1:]
+        starts = found.switch[:, 1:][later].float()
+        switch = F.binary_cross_entropy_with_logits(logit[later], starts, reduction="sum")
+        return nll, found.code_kl.sum(), found.boundary_kl.sum(), switch
+
+    def _under(self, found: Segmentation, batch: Trajectories) -> tuple[torch.Tensor, torch.Tensor]:
+        """Summed action NLL under the segments' codes, and the causal switch's logits from the second step on
+        [B, T-1]."""
+        base, meta = self.agent.base, self.agent.metacontroller
+        residual = base.lower(base.embed(batch.observation[:, :-1]), meta.layer)
+        top = base.upper(meta.control(residual, found.code), meta.layer)
+        nll = -base.action_log_prob(top[batch.mask], batch.action[batch.mask]).sum()
+        seen = residual.detach()
+        logit = meta.switch_logit(seen[:, 1:], meta.memory(seen)[:, 1:], found.code.detach()[:, :-1])
+        return nll, logit
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        super().load_state(state)
+        self._batches = None
+
+    @torch.no_grad()
+    def gates(self) -> dict[str, float]:
+        """As of discovery; `causal/...` is the alignment of the switch that internal RL will use."""
+        config, agent = self.config, self.agent
+        self.trained.cpu().eval()
+        expert = open_demonstrations(agent.world, config.data, truth=True)
+        random = torch.Generator().manual_seed(torch_seed(config.seed, "compile", "gates"))
+        batch = expert.sample(config.gate_episodes, random)
+        found, total = agent.segmenter(batch.observation, batch.mask), batch.mask.sum()
+        nll, logit = self._under(found, batch)
+        causal = F.pad(torch.sigmoid(logit) >= config.switch_threshold, (1, 0), value=True).float()
+        aligned = alignment_and_meaning(causal, found.code, batch, config.switch_tolerance)
+        return {
+            "eval/action_nll_hard": float(nll / total),
+            "eval/kl": float((found.code_kl + found.boundary_kl).sum() / total),
+            **alignment_and_meaning(found.switch.float(), found.code, batch, config.switch_tolerance),
+            **{f"causal/{name}": aligned[name] for name in ("switches_per_episode", "switch_f1")},
+            **code_gates(config, agent, found.code, batch),
+        }
+
+    def artefact(self) -> Artefact:
+        return self.agent
