@@ -1,8 +1,15 @@
 """Experiment files: reading, checking, and turning them into what Tune wants.
 
-A file is `{name: {run, env, stop, checkpoint_config, num_samples, config}}` in YAML or JSON, with
-`{grid_search: [...]}` where a list of values is to be tried, or a Python file that defines a
-module-level `config` (an AlgorithmConfig) and optionally `stop`.
+A file is `{name: {run, env, stop, checkpoint_config, num_samples, scheduler, scheduler_config, config}}` in
+YAML or JSON, or a Python file that defines a module-level `config` (an AlgorithmConfig) and optionally `stop`.
+
+In place of a value there may stand
+
+    {grid_search: [...]}       each of them
+    {choice: [...]}            one of them, drawn for each of `num_samples` trials
+    {uniform: [low, high]}     a number drawn between them; {loguniform: [low, high]} evenly in its logarithm
+    {result_of: NAME}          in a file of several experiments, for a key that names weights: those of
+                               every trial of the experiment NAME above
 """
 
 from __future__ import annotations
@@ -12,7 +19,7 @@ import itertools
 import json
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +33,13 @@ from irl_ray.internal.internal_env import check_world
 from irl_ray.models import weights
 from irl_ray.rllib import trainables
 
-KEYS = ("run", "env", "stop", "checkpoint_config", "num_samples", "config", "description")
+KEYS = ("run", "env", "stop", "checkpoint_config", "num_samples", "scheduler", "scheduler_config", "config",
+        "description")  # fmt: skip
+SEARCHES = ("grid_search", "choice", "uniform", "loguniform")
+SCHEDULERS = {
+    "fifo": (),
+    "asha": ("metric", "mode", "time_attr", "max_t", "grace_period", "reduction_factor", "brackets"),
+}
 CHECKPOINT_KEYS = ("checkpoint_frequency", "checkpoint_at_end", "num_to_keep",
                    "checkpoint_score_attribute", "checkpoint_score_order")  # fmt: skip
 WEIGHT_KEYS = ("base", "metacontroller", "start_from")  # config keys that name weights
@@ -43,7 +56,9 @@ class Experiment:
         config: settings, possibly with grid_search.
         stop: metric -> value at or above which a trial ends.
         checkpoint: keys of Tune's CheckpointConfig.
-        num_samples: repetitions of the whole grid.
+        num_samples: repetitions of the whole grid, and draws where values are drawn.
+        scheduler: "fifo", or "asha" to stop trials that fall behind.
+        scheduler_config: its settings, as Ray Tune's ASHAScheduler has them.
     """
 
     name: str
@@ -52,6 +67,13 @@ class Experiment:
     stop: dict[str, float] = field(default_factory=dict)
     checkpoint: dict[str, Any] = field(default_factory=dict)
     num_samples: int = 1
+    scheduler: str = "fifo"
+    scheduler_config: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def awaited(self) -> str | None:
+        """The experiment whose results this one starts from."""
+        return next((v["result_of"] for v in self.config.values() if _is_reference(v)), None)
 
 
 class _Loader(yaml.SafeLoader):
@@ -94,7 +116,15 @@ def read_file(path: str | Path, config: Mapping[str, Any] | None = None) -> list
         raise UserError(f"{path}: not readable: {reason}") from None
     if not isinstance(content, Mapping) or not content:
         raise UserError(f"{path}: expected a mapping of experiment names to settings")
-    return [parse(str(name), spec, str(path), config) for name, spec in content.items()]
+    experiments = [parse(str(name), spec, str(path), config) for name, spec in content.items()]
+    for i, experiment in enumerate(experiments):
+        above = [other.name for other in experiments[:i]]
+        if experiment.awaited is not None and experiment.awaited not in above:
+            raise UserError(
+                f"{path}: {experiment.name}: result_of: {experiment.awaited!r} is no experiment above it."
+                f"{did_you_mean(str(experiment.awaited), above)}"
+            )
+    return experiments
 
 
 def parse(name: str, spec: Any, where: str, override: Mapping[str, Any] | None = None) -> Experiment:
@@ -124,9 +154,27 @@ def parse(name: str, spec: Any, where: str, override: Mapping[str, Any] | None =
         stop=_stop(spec.get("stop"), f"{here}.stop"),
         checkpoint=_checkpoint(spec.get("checkpoint_config"), f"{here}.checkpoint_config"),
         num_samples=_positive(spec.get("num_samples", 1), f"{here}.num_samples"),
+        scheduler=str(spec.get("scheduler", "fifo")).lower(),
+        scheduler_config=dict(spec.get("scheduler_config") or {}),
     )
+    check_scheduler(experiment, here)
     check_config(experiment, where)
     return experiment
+
+
+def check_scheduler(experiment: Experiment, here: str) -> None:
+    """Refuses schedulers and settings that are not known.
+
+    Raises:
+        UserError: naming the key.
+    """
+    name, given = experiment.scheduler, experiment.scheduler_config
+    if name not in SCHEDULERS:
+        raise UserError(f"{here}.scheduler: {name!r} is unknown.{did_you_mean(name, SCHEDULERS)} "
+                        f"Expected one of {', '.join(SCHEDULERS)}")  # fmt: skip
+    _known(given, SCHEDULERS[name], f"{here}.scheduler_config")
+    if name == "asha" and "metric" not in given:
+        raise UserError(f"{here}.scheduler_config: expected a `metric`, such as gate_score")
 
 
 def check_config(experiment: Experiment, where: str) -> None:
@@ -142,6 +190,8 @@ def check_config(experiment: Experiment, where: str) -> None:
         if experiment.run in trainables.PHASES:
             for variant in variants(experiment.config):
                 trainables.PHASE_CONFIGS[experiment.run](variant)
+            return
+        if experiment.awaited is not None:  # its weights are checked when they exist
             return
         known = set(trainables.algorithm_config(experiment.run).to_dict()) | _settable(experiment.run)
         _known(experiment.config, known, "config")
@@ -174,7 +224,7 @@ def built_algorithm_config(run: str, config: Mapping[str, Any]) -> AlgorithmConf
 
 
 def variants(config: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """Every combination of the grid_search lists in a configuration."""
+    """Every combination of the lists in a configuration, and of the ends of its ranges."""
     searches = list(_searches(config, ()))
     for values in itertools.product(*(options for _, options in searches)):
         variant = _copied(config)
@@ -189,14 +239,44 @@ def variants(config: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
 def _searches(node: Any, path: tuple) -> Iterator[tuple[tuple, list]]:
     if not isinstance(node, Mapping):
         return
-    if "grid_search" in node:
-        options = node["grid_search"]
+    kind = next((kind for kind in SEARCHES if kind in node), None)
+    if kind is not None:
+        options, here = node[kind], ".".join(path)
         if len(node) > 1 or not isinstance(options, list) or not options:
-            raise UserError(f"{'.'.join(path)}: grid_search needs a non-empty list and stands alone")
+            raise UserError(f"{here}: {kind} needs a non-empty list and stands alone")
+        if kind in ("uniform", "loguniform"):
+            numbers = all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in options)
+            if len(options) != 2 or not numbers or not options[0] < options[1] or (kind[0] == "l" and options[0] <= 0):
+                raise UserError(f"{here}: {kind} needs [low, high], numbers with low < high, got {options}")
         yield path, options
         return
     for key, value in node.items():
         yield from _searches(value, (*path, key))
+
+
+def _is_reference(value: Any) -> bool:
+    return isinstance(value, Mapping) and "result_of" in value
+
+
+def with_results(experiment: Experiment, folders: Mapping[str, Path], where: str) -> Experiment:
+    """The experiment with `result_of` replaced by the weights of every trial that ran, checked.
+
+    Args:
+        experiment: as read.
+        folders: results of the experiments that ran before, by name.
+        where: its file, for errors.
+
+    Raises:
+        UserError: if there are none, or they do not fit.
+    """
+    found = {}
+    for key, value in experiment.config.items():
+        if _is_reference(value):
+            artefacts = weights.artefacts_of_trials(folders[value["result_of"]])
+            found[key] = artefacts[0] if len(artefacts) == 1 else {"grid_search": artefacts}
+    experiment = replace(experiment, config={**experiment.config, **found})
+    check_config(experiment, where)
+    return experiment
 
 
 def _copied(node: Any) -> Any:
@@ -205,8 +285,8 @@ def _copied(node: Any) -> Any:
 
 def _absolute_paths(config: dict[str, Any]) -> dict[str, Any]:
     def absolute(value: Any) -> Any:
-        if isinstance(value, Mapping) and "grid_search" in value:
-            return {"grid_search": [absolute(option) for option in value["grid_search"]]}
+        if isinstance(value, Mapping) and value.keys() <= {"grid_search", "choice"}:
+            return {kind: [absolute(option) for option in options] for kind, options in value.items()}
         if not isinstance(value, str) or (weights.RELEASED / value / "config.json").is_file():
             return value
         return str(weights.resolve(value).resolve())

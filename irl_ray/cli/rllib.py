@@ -24,7 +24,7 @@ def parser() -> argparse.ArgumentParser:
 
     train = commands.add_parser("train", help="run an experiment: `train file X.yaml`, or --run and --env")
     train.add_argument("source", nargs="?", choices=["file"], help="read the experiment from FILE")
-    train.add_argument("file", nargs="?", metavar="FILE", help=".yaml, .json or .py")
+    train.add_argument("files", nargs="*", metavar="FILE", help=".yaml, .json or .py; several run one after the other")
     train.add_argument("--run", "--algo", dest="run", help="a trainable, such as InternalRL or PPO")
     train.add_argument("--env", "-e", help="environment id")
     train.add_argument("--config", type=json_object, help="settings as JSON, laid over the file's")
@@ -35,6 +35,8 @@ def parser() -> argparse.ArgumentParser:
     train.add_argument("--checkpoint-at-end", action="store_true", default=None)
     train.add_argument("--keep-checkpoints-num", type=int, help="checkpoints to keep")
     train.add_argument("--checkpoint-score-attr", help="metric that decides which ones")
+    train.add_argument("--scheduler", choices=["fifo", "asha"], help="of the trials; asha stops those that fall behind")
+    train.add_argument("--scheduler-config", type=json_object, help="its settings as JSON, such as the metric")
     train.add_argument("--resume", action="store_true", help="carry on the newest run of this experiment")
     _common(train)
 
@@ -98,22 +100,24 @@ def train(options: argparse.Namespace) -> int:
     from irl_ray.cli import runner
 
     if options.source == "file":
-        if not options.file:
+        if not options.files:
             raise UserError("train file: which one? Such as: rllib train file tuned_configs/gridworld_internal.yaml")
-        experiments, where = files.read_file(options.file, options.config), options.file
+        batches = [(files.read_file(path, options.config), path) for path in options.files]
     elif options.run:
         name = options.experiment_name or options.run.lower()
         spec = {"run": options.run, "env": options.env, "config": options.config or {}}
-        experiments, where = [files.parse(name, spec, "command line")], "command line"
+        batches = [([files.parse(name, spec, "command line")], "command line")]
     else:
         raise UserError("train: give `file FILE`, or --run and --env")
-    for experiment in experiments:
-        _apply_flags(experiment, options)
+    for experiments, where in batches:
+        for experiment in experiments:
+            _apply_flags(experiment, options)
+            files.check_scheduler(experiment, where)
     if options.resume:
-        return _resume_newest(options, experiments[0].name)
+        return _resume_newest(options, batches[0][0][0].name)
     runner.start_ray(options.ray_address, options.ray_num_cpus, options.ray_num_gpus)
-    for experiment in experiments:
-        code = runner.run(experiment, Path(options.storage_path), where)
+    for experiments, where in batches:
+        code = runner.run_all(experiments, Path(options.storage_path), where)
         if code:
             return code
     return 0
@@ -129,6 +133,10 @@ def _apply_flags(experiment: Any, options: argparse.Namespace) -> None:
         experiment.name = options.experiment_name
     if options.num_samples:
         experiment.num_samples = options.num_samples
+    if options.scheduler:
+        experiment.scheduler = options.scheduler
+    if options.scheduler_config is not None:
+        experiment.scheduler_config = options.scheduler_config
     flags = {
         "checkpoint_frequency": options.checkpoint_freq,
         "checkpoint_at_end": options.checkpoint_at_end,

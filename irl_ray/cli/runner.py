@@ -16,10 +16,17 @@ os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 import ray  # noqa: E402
 from ray import tune  # noqa: E402
 from ray.tune import Callback, CheckpointConfig, RunConfig, TuneConfig, Tuner  # noqa: E402
-from ray.tune.schedulers import FIFOScheduler, TrialScheduler  # noqa: E402
+from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, TrialScheduler  # noqa: E402
+from ray.tune.search.basic_variant import BasicVariantGenerator  # noqa: E402
 
 from irl_ray.cli import progress  # noqa: E402
-from irl_ray.cli.experiment import Experiment, built_algorithm_config, variants  # noqa: E402
+from irl_ray.cli.experiment import (  # noqa: E402
+    SEARCHES,
+    Experiment,
+    built_algorithm_config,
+    variants,
+    with_results,
+)
 from irl_ray.errors import UserError  # noqa: E402
 from irl_ray.rllib import trainables  # noqa: E402
 
@@ -32,8 +39,8 @@ class Interrupt:
     requested = False
 
 
-class PausingScheduler(FIFOScheduler):
-    """Runs trials in order; after Ctrl-C, pauses each at its next result, which checkpoints it.
+class _Pausing:
+    """After Ctrl-C, pauses each trial at its next result, which checkpoints it.
 
     Paused trials are unfinished to Tune, so `rllib resume` carries them on.
     """
@@ -47,6 +54,21 @@ class PausingScheduler(FIFOScheduler):
         if Interrupt.requested:
             return None
         return super().choose_trial_to_run(tune_controller)
+
+
+class PausingScheduler(_Pausing, FIFOScheduler):
+    """Runs trials in order."""
+
+
+class PausingASHA(_Pausing, AsyncHyperBandScheduler):
+    """Asynchronous successive halving: trials that fall behind are stopped early."""
+
+
+def scheduler_of(experiment: Experiment) -> TrialScheduler:
+    """The scheduler that an experiment names; ASHA counts optimiser steps and maximises unless told otherwise."""
+    if experiment.scheduler == "fifo":
+        return PausingScheduler()
+    return PausingASHA(**{"mode": "max", "time_attr": "step", **experiment.scheduler_config})
 
 
 class CheckpointOnInterrupt(Callback):
@@ -114,22 +136,37 @@ def _trial_resources(run: str, config: Mapping[str, Any]) -> dict[str, float]:
     return {kind: sum(b.get(kind, 0) for b in bundles) for kind in {k for b in bundles for k in b}}
 
 
-def run(experiment: Experiment, storage: Path, where: str) -> int:
+def run_all(experiments: list[Experiment], storage: Path, where: str) -> int:
+    """Runs experiments one after the other, until one fails; returns the process's exit code."""
+    folders: dict[str, Path] = {}
+    for experiment in experiments:
+        if experiment.awaited is not None:
+            experiment = with_results(experiment, folders, where)
+        folders[experiment.name] = storage / f"{experiment.name}_{time.strftime('%Y%m%d-%H%M%S')}"
+        code = run(experiment, folders[experiment.name], where)
+        if code:
+            return code
+    return 0
+
+
+def run(experiment: Experiment, folder: Path, where: str) -> int:
     """Runs one experiment to its end; returns the process's exit code."""
     check_resources(experiment, where)
     trainables.register_everything()
-    folder = f"{experiment.name}_{time.strftime('%Y%m%d-%H%M%S')}"
     checkpoint = {"checkpoint_at_end": True, **experiment.checkpoint}
-    config = dict(experiment.config)
     resources = _phase_resources(experiment)
     trainable = trainables.trainable_class(experiment.run)
     tuner = Tuner(
         tune.with_resources(trainable, resources) if resources else trainable,
-        param_space=config,
-        tune_config=TuneConfig(num_samples=experiment.num_samples, scheduler=PausingScheduler()),
+        param_space=_drawn(experiment.config),
+        tune_config=TuneConfig(
+            num_samples=experiment.num_samples,
+            scheduler=scheduler_of(experiment),
+            search_alg=BasicVariantGenerator(random_state=0),
+        ),
         run_config=RunConfig(
-            name=folder,
-            storage_path=str(storage.resolve()),
+            name=folder.name,
+            storage_path=str(folder.parent.resolve()),
             stop=experiment.stop or None,
             checkpoint_config=CheckpointConfig(**checkpoint),
             progress_reporter=progress.Progress(experiment.run, experiment.stop),
@@ -137,8 +174,19 @@ def run(experiment: Experiment, storage: Path, where: str) -> int:
             verbose=1,
         ),
     )
-    print(f"{experiment.name}: {experiment.run}, results and TensorBoard in {storage / folder}", flush=True)
-    return _fit(tuner, experiment.run, storage / folder)
+    print(f"{experiment.name}: {experiment.run}, results and TensorBoard in {folder}", flush=True)
+    return _fit(tuner, experiment.run, folder)
+
+
+def _drawn(node: Any) -> Any:
+    """Settings with `{choice: ...}`, `{uniform: ...}` and `{loguniform: ...}` as Tune draws them."""
+    if not isinstance(node, Mapping):
+        return node
+    if len(node) == 1:
+        kind, options = next(iter(node.items()))
+        if kind in SEARCHES and kind != "grid_search":
+            return tune.choice(options) if kind == "choice" else getattr(tune, kind)(*options)
+    return {key: _drawn(value) for key, value in node.items()}
 
 
 def _phase_resources(experiment: Experiment) -> dict[str, float] | None:

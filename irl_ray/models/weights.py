@@ -178,6 +178,18 @@ def resolve(name: str | os.PathLike[str]) -> Path:
     )
 
 
+def artefacts_of_trials(folder: str | os.PathLike[str]) -> list[str]:
+    """The newest artefact of every trial of an experiment, in the order of the trials.
+
+    Raises:
+        UserError: if a trial has none.
+    """
+    trials = sorted(path.parent for path in Path(folder).glob("*/params.json"))
+    if not trials:
+        raise UserError(f"{folder}: holds no trials")
+    return [str(resolve(trial).resolve()) for trial in trials]
+
+
 def load(name: str | os.PathLike[str], *required: str, device: str | torch.device = "cpu") -> Artefact:
     """Reads an artefact with plain JSON and safetensors.
 
