@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from irl_ray.analysis.probe import linear_probe
+from irl_ray.analysis.probe import probe_accuracy
 from irl_ray.data.trajectories import Trajectories
 from irl_ray.envs.pinpad import PinpadSpec
 from irl_ray.internal.rollout import roll_out
@@ -84,8 +84,7 @@ def code_meaning(codes: Tensor, batch: Trajectories, samples: int = 6000) -> dic
     held_out = group % 2 == 1
     result, grid_size = {}, batch.world.grid_size
     for name, labels in (("subgoal", batch.subgoal), ("action", batch.directions())):
-        right = linear_probe(code[None], labels.flatten()[where], group)
-        result[f"code_{name}_accuracy"] = float(right.float().mean())
+        result[f"code_{name}_accuracy"] = float(probe_accuracy(code[None], labels.flatten()[where], group))
     counts = batch.subgoal.flatten()[where][held_out].bincount()
     result["code_subgoal_chance"] = float(counts.max() / counts.sum())
     target = target_cells(batch).flatten()[where]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -21,7 +23,7 @@ def linear_probe(features: Tensor, labels: Tensor, group: Tensor, steps: int = 3
         steps: full-batch AdamW steps.
 
     Returns:
-        bool [K, n_test]: whether each held-out sample was predicted rightly.
+        [K, n_test, classes]: log-probabilities on the samples of odd groups.
     """
     train = group % 2 == 0
     mean, std = features[:, train].mean(1, keepdim=True), features[:, train].std(1, keepdim=True)
@@ -39,39 +41,94 @@ def linear_probe(features: Tensor, labels: Tensor, group: Tensor, steps: int = 3
             loss.backward()
             optimizer.step()
     with torch.no_grad():
-        return (features[:, ~train] @ weight + bias).argmax(-1) == labels[~train]
+        return (features[:, ~train] @ weight + bias).log_softmax(-1)
+
+
+def probe_accuracy(features: Tensor, labels: Tensor, group: Tensor) -> Tensor:
+    """[K]: the share of held-out samples that each feature set's probe predicts rightly; as `linear_probe`."""
+    right = linear_probe(features, labels, group).argmax(-1) == labels[group % 2 == 1]
+    return right.float().mean(1)
+
+
+@dataclass
+class SubgoalReadings:
+    """What probes of every layer read on n held-out steps.
+
+    Attributes:
+        log_prob: [L+1, n, subgoals], log-probabilities of every subgoal by layer.
+        subgoal: int64 [n], the true ones.
+        late: bool [n], steps after the subgoal's first colour or, where it is one colour, after ten steps.
+        since: int64 [n], steps since the subgoal's first.
+    """
+
+    log_prob: Tensor
+    subgoal: Tensor
+    late: Tensor
+    since: Tensor
+
+    @property
+    def right(self) -> Tensor:
+        """bool [L+1, n]: where the likeliest subgoal is the true one."""
+        return self.log_prob.argmax(-1) == self.subgoal
+
+    @property
+    def true_probability(self) -> Tensor:
+        """[L+1, n]: the probability given to the true subgoal."""
+        at = self.subgoal.expand(len(self.log_prob), -1)[..., None]
+        return self.log_prob.gather(-1, at)[..., 0].exp()
+
+    @property
+    def chance(self) -> float:
+        """The most common subgoal's share."""
+        return float(self.subgoal.bincount().max() / len(self.subgoal))
 
 
 @torch.no_grad()
-def subgoal_probe(base: SequenceModel, batch: Trajectories, samples: int = 8000) -> dict[str, float]:
+def read_subgoals(stream: Tensor, batch: Trajectories, samples: int = 8000) -> SubgoalReadings:
+    """Probes every layer for the ground-truth subgoal; half of the trajectories train, half are read.
+
+    Args:
+        stream: [L+1, B, T, d], the residual stream.
+        batch: the demonstrations it comes from.
+        samples: steps that are used, evenly spread over the trajectories.
+    """
+    where = batch.mask.flatten().nonzero()[:, 0]
+    where = where[:: max(1, len(where) // samples)]
+    group = where // batch.mask.shape[1]
+    labels, held_out = batch.subgoal.flatten()[where], where[group % 2 == 1]
+    log_prob = linear_probe(stream.flatten(1, 2)[:, where], labels, group)
+    read = lambda values: values.flatten()[held_out]  # noqa: E731
+    return SubgoalReadings(log_prob, read(batch.subgoal), read(late_steps(batch)), read(steps_since_start(batch)))
+
+
+@torch.no_grad()
+def subgoal_probe(base: SequenceModel, batch: Trajectories) -> dict[str, float]:
     """Accuracy with which each layer's residuals tell the ground-truth subgoal (Fig. 3).
 
     Returns:
-        `probe_accuracy/layer_N` over all steps; `probe_accuracy_late/layer_N` over steps after the
-        subgoal's first colour has been visited or, where a subgoal is one colour, after its first ten
-        steps; and `probe_accuracy/chance`, the most common
-        subgoal's share.
+        `probe_accuracy/layer_N` over all steps; `probe_accuracy_late/layer_N` over the late ones of
+        `SubgoalReadings`; and `probe_accuracy/chance`.
     """
-    stream = torch.stack(base.residuals(batch.observation[:, :-1]))
-    where = batch.mask.flatten().nonzero()[:, 0]
-    where = where[:: max(1, len(where) // samples)]
-    labels = batch.subgoal.flatten()[where]
-    group = where // batch.mask.shape[1]
-    right = linear_probe(stream.flatten(1, 2)[:, where], labels, group)
-    late = (late_steps(batch).flatten()[where])[group % 2 == 1]
-    held_out = labels[group % 2 == 1]
-    result = {f"probe_accuracy/layer_{n}": float(r.float().mean()) for n, r in enumerate(right)}
+    readings = read_subgoals(torch.stack(base.residuals(batch.observation[:, :-1])), batch)
+    late = readings.late
+    result = {f"probe_accuracy/layer_{n}": float(r.float().mean()) for n, r in enumerate(readings.right)}
     if bool(late.any()):
-        result |= {f"probe_accuracy_late/layer_{n}": float(r[late].float().mean()) for n, r in enumerate(right)}
-    result["probe_accuracy/chance"] = float(held_out.bincount().max() / len(held_out))
+        result |= {
+            f"probe_accuracy_late/layer_{n}": float(r[late].float().mean()) for n, r in enumerate(readings.right)
+        }
+    result["probe_accuracy/chance"] = readings.chance
     return result
+
+
+def steps_since_start(batch: Trajectories) -> Tensor:
+    """int64 [B, T]: steps since the present subgoal's first."""
+    part = batch.leg // batch.world.colours_per_subgoal
+    first = F.pad(part[:, 1:] != part[:, :-1], (1, 0), value=True)
+    steps = torch.arange(part.shape[1]).expand_as(part)
+    return steps - torch.where(first, steps, 0).cummax(1).values
 
 
 def late_steps(batch: Trajectories) -> Tensor:
     """bool [B, T]: steps at which a subgoal has been pursued for a while."""
     size = batch.world.colours_per_subgoal
-    if size > 1:
-        return batch.leg % size == size - 1
-    steps = torch.arange(batch.leg.shape[1]).expand_as(batch.leg)
-    first = F.pad(batch.leg[:, 1:] != batch.leg[:, :-1], (1, 0), value=True)
-    return steps - torch.where(first, steps, 0).cummax(1).values >= 10
+    return batch.leg % size == size - 1 if size > 1 else steps_since_start(batch) >= 10

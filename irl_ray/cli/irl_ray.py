@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 import yaml
 
+from irl_ray.cli import inside
 from irl_ray.cli.text import json_object
 from irl_ray.config import merge, to_plain
 from irl_ray.errors import UserError
@@ -51,6 +52,7 @@ def parser() -> argparse.ArgumentParser:
     export.add_argument("--limit", type=int, default=None, help="trajectories to export (default: all)")
     card = commands.add_parser("card", help="print a model card")
     card.add_argument("name", help="artefact folder, checkpoint or released name")
+    inside.add_parsers(commands)
     curve = commands.add_parser("curve", help="success over episodes: median and quartiles over seeds")
     curve.add_argument("results", nargs="+", metavar="LABEL=FOLDER", help="results of `rllib train`")
     curve.add_argument("--out", required=True, help=".png or .svg; a .csv is written beside it")
@@ -75,6 +77,7 @@ def main(arguments: list[str] | None = None) -> int:
             "card": print_card,
             "curve": draw_curve,
             "lessons": draw_lessons,
+            **dict.fromkeys(inside.COMMANDS, inside.look),
         }
         return commands[options.command](options)
     except UserError as error:

@@ -36,6 +36,7 @@ class RawStep(NamedTuple):
     truncated: np.ndarray
     success: np.ndarray
     beta: np.ndarray
+    entered: np.ndarray  # the colour whose cell was entered, -1 for none
 
 
 class InternalVectorEnv(gym.vector.VectorEnv):
@@ -171,7 +172,8 @@ class InternalVectorEnv(gym.vector.VectorEnv):
         observation, reward, terminated, truncated, info = self.raw.step(actions, still)
         beta = self._perceive(None if everyone else index, observation)
         self._finished[chosen] |= (terminated | truncated)[chosen]
-        return RawStep(reward[chosen], terminated[chosen], truncated[chosen], info["success"][chosen], beta)
+        success, entered = info["success"][chosen], info["entered"][chosen]
+        return RawStep(reward[chosen], terminated[chosen], truncated[chosen], success, beta, entered)
 
     def keep(self, rows: np.ndarray) -> None:
         """Shrinks the environment to the given rows, for samplers whose other episodes are over."""
