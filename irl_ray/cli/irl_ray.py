@@ -56,6 +56,12 @@ def parser() -> argparse.ArgumentParser:
     curve = commands.add_parser("curve", help="success over episodes: median and quartiles over seeds")
     curve.add_argument("results", nargs="+", metavar="LABEL=FOLDER", help="results of `rllib train`")
     curve.add_argument("--out", required=True, help=".png or .svg; a .csv is written beside it")
+    report = commands.add_parser("report", help="the paper's figures of ours: SVG, PNG, CSV and one HTML page")
+    report.add_argument("results", nargs="+", help="results of rllib train, stored results, analyses")
+    report.add_argument("--out", required=True, help="folder for the report")
+    store = commands.add_parser("store", help="keep results without checkpoints: settings, last metrics, curves")
+    store.add_argument("results", nargs="+", help="results of rllib train")
+    store.add_argument("--out", required=True, help="folder for the JSON files")
     lessons = commands.add_parser("lessons", help="how fast a decoder learns to use each kind of code")
     lessons.add_argument("base", help="artefact folder or released name")
     lessons.add_argument("found", nargs="*", metavar="LABEL=FOLDER", help="metacontrollers whose codes are compared")
@@ -76,6 +82,8 @@ def main(arguments: list[str] | None = None) -> int:
             "data": on_demonstrations,
             "card": print_card,
             "curve": draw_curve,
+            "report": write_report,
+            "store": store_results,
             "lessons": draw_lessons,
             **dict.fromkeys(inside.COMMANDS, inside.look),
         }
@@ -176,6 +184,31 @@ def draw_curve(options: argparse.Namespace) -> int:
     for label, folder in map(labelled, options.results):
         groups[label] = groups.get(label, []) + read_runs(Path(folder))
     print(draw(groups, Path(options.out)), end="")
+    return 0
+
+
+FROM_NOTHING = "rllib train file tuned_configs/gridworld_*.yaml && irl-ray report results --out report"
+
+
+def write_report(options: argparse.Namespace) -> int:
+    """`irl-ray report RESULTS... --out report/`."""
+    from irl_ray.analysis import report, results
+    from irl_ray.analysis.curves import figure_module
+
+    started, out = time.monotonic(), Path(options.out)
+    missing = report.write(results.read(options.results), out, figure_module(out / "x.svg"), FROM_NOTHING)
+    print(f"{out / 'index.html'}, {time.monotonic() - started:.0f}s")
+    if missing:
+        print(f"not run: {', '.join(missing)}")
+    return 0
+
+
+def store_results(options: argparse.Namespace) -> int:
+    """`irl-ray store RESULTS... --out DIR`."""
+    from irl_ray.analysis import results
+
+    for path in results.store(results.read(options.results), Path(options.out)):
+        print(path)
     return 0
 
 

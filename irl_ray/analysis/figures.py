@@ -1,0 +1,449 @@
+"""The paper's figures from our results: each function draws one, or says by None that nothing was run.
+
+Every figure is readable in black and white: lines differ in dashes and markers, areas in greys.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from irl_ray.analysis.results import Results, TrialResult
+from irl_ray.analysis.statistics import (
+    bootstrap_interval,
+    episodes_to_half,
+    interquartile_mean,
+    quartiles,
+    success_after,
+)
+
+COLOURS = ("#1b4f72", "#c0392b", "#7d6608", "#5b2c6f", "#0e6251", "#626567", "#a04000", "#000000")
+STYLES = ("-", "--", ":", "-.", (0, (6, 1, 1, 1, 1, 1)), (0, (1, 3)), (0, (8, 3)), (0, (3, 1)))
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+WORLDS = ("gridworld", "ant")
+ALIGNED = 0.8  # F1 from which switches count as aligned with subgoals
+Row = tuple[Any, ...]
+
+
+@dataclass
+class Drawn:
+    """A figure, the numbers behind it, and what it shows in words.
+
+    Attributes:
+        figure: matplotlib's.
+        header, rows: of its CSV.
+        words: what was found, with numbers.
+        sources: what it was made from: experiments or commands, seeds and revisions, a line each.
+    """
+
+    figure: Any
+    header: Row
+    rows: list[Row]
+    words: str
+    sources: list[str]
+
+
+def source_of(trials: list[TrialResult], name: str) -> str:
+    """A line that says which runs: file, seeds, revisions."""
+    seeds = sorted({str(t.params.get("seed", "?")) for t in trials})
+    revisions = sorted({t.revision for t in trials})
+    return f"tuned_configs/{name}.yaml: {len(trials)} runs, seeds {', '.join(seeds)}; revision {', '.join(revisions)}"
+
+
+def _analysis_source(analysis: dict[str, Any]) -> str:
+    return f"{analysis['command']} (seed {analysis['seed']}, revision {analysis['revision']})"
+
+
+def _label(analysis: dict[str, Any]) -> str:
+    return f"{analysis['model']} ({analysis['mixer']}, {analysis['layers_of_base']} layers)"
+
+
+def probe_by_layer(plt: Any, results: Results) -> Drawn | None:
+    """Fig. 3: what each layer tells about the subgoal."""
+    found = results.of_kind("probe")
+    if not found:
+        return None
+    figure, axes = plt.subplots(figsize=(6, 3.6), layout="constrained")
+    rows, words = [], []
+    for analysis, colour, style, marker in zip(found, COLOURS, STYLES, MARKERS):
+        layers = range(len(analysis["accuracy"]))
+        label = _label(analysis)
+        axes.plot(layers, analysis["accuracy"], linestyle=style, color=colour, marker=marker, label=label)
+        axes.axhline(analysis["chance"], color=colour, linewidth=0.7, linestyle=style, alpha=0.6)
+        late = analysis["accuracy_late"]
+        rows += [(label, n, a, b, analysis["chance"]) for n, a, b in zip(layers, analysis["accuracy"], late)]
+        best = int(np.argmax(analysis["accuracy"]))
+        words.append(
+            f"{label}: best at layer {best} with {analysis['accuracy'][best]:.3f} "
+            f"({late[best]:.3f} late in a subgoal; chance {analysis['chance']:.3f})"
+        )
+    axes.set(xlabel="layer of the residual stream", ylabel="accuracy of a linear subgoal probe", ylim=(0, 1))
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.grid(alpha=0.3)
+    axes.legend(frameon=False, fontsize=8, title="thin lines: chance", title_fontsize=8)
+    header = ("model", "layer", "accuracy", "accuracy_late", "chance")
+    return Drawn(figure, header, rows, "; ".join(words) + ".", [_analysis_source(a) for a in found])
+
+
+def probe_by_time(plt: Any, results: Results) -> Drawn | None:
+    """Fig. A1: the probability of the true subgoal as its segment goes on."""
+    found = results.of_kind("probe")
+    if not found:
+        return None
+    figure, panels = plt.subplots(1, len(found), figsize=(4.2 * len(found), 3.4), layout="constrained", squeeze=False)
+    rows, words = [], []
+    for panel, analysis in zip(panels[0], found):
+        for layer, values in enumerate(analysis["probability"]):
+            shade = str(0.75 * (1 - layer / max(1, len(analysis["probability"]) - 1)))
+            panel.plot(analysis["since"], values, linestyle=STYLES[layer % 8], color=shade, label=f"layer {layer}")
+            rows += [(_label(analysis), layer, t, v) for t, v in zip(analysis["since"], values)]
+        best = max(analysis["probability"], key=lambda v: v[-1])
+        words.append(f"{_label(analysis)}: from {best[0]:.2f} to {best[-1]:.2f} at the layer that ends highest")
+        panel.set(xlabel="steps since the subgoal's first", title=_label(analysis), ylim=(0, 1))
+        panel.title.set_fontsize(9)
+        panel.grid(alpha=0.3)
+        panel.legend(frameon=False, fontsize=7)
+    panels[0][0].set_ylabel("probability of the true subgoal")
+    sources = [_analysis_source(a) for a in found]
+    return Drawn(figure, ("model", "layer", "steps_since_start", "probability"), rows, "; ".join(words) + ".", sources)
+
+
+def control_by_layer(plt: Any, results: Results) -> Drawn | None:
+    """Figs. 4 and A2: success under controllers trained with labels, by the layer at which they act."""
+    found = results.of_kind("control")
+    if not found:
+        return None
+    figure, panels = plt.subplots(1, 2, figsize=(8.4, 3.4), layout="constrained", sharey=True)
+    rows, words = [], []
+    for analysis, colour, style, marker in zip(found, COLOURS, STYLES, MARKERS):
+        label = f"{_label(analysis)}, {'full' if analysis['rank'] is None else 'rank ' + str(analysis['rank'])}"
+        for panel, name in zip(panels, ("success", "success_training_tasks")):
+            panel.plot(analysis["layers"], analysis[name], linestyle=style, color=colour, marker=marker, label=label)
+        both = zip(analysis["layers"], analysis["success"], analysis["success_training_tasks"])
+        rows += [(label, *row) for row in both]
+        best = int(np.argmax(analysis["success"]))
+        words.append(
+            f"{label}: best at layer {analysis['layers'][best]} with {analysis['success'][best]:.3f} on unseen "
+            f"transitions ({analysis['success_training_tasks'][best]:.3f} on training tasks)"
+        )
+    for panel, title in zip(panels, ("transitions never seen", "training tasks")):
+        panel.set(xlabel="layer", title=title, ylim=(-0.02, 1))
+        panel.title.set_fontsize(9)
+        panel.grid(alpha=0.3)
+        panel.xaxis.get_major_locator().set_params(integer=True)
+    panels[0].set_ylabel("success")
+    panels[1].legend(frameon=False, fontsize=7)
+    sources = [_analysis_source(a) for a in found]
+    header = ("model", "layer", "success_unseen", "success_training_tasks")
+    return Drawn(figure, header, rows, "; ".join(words) + ".", sources)
+
+
+def switches_over_time(plt: Any, results: Results) -> Drawn | None:
+    """Figs. 6 and A3: when the switch fires on demonstrations, and where subgoals begin."""
+    found = results.of_kind("codes")
+    if not found:
+        return None
+    count = 3
+    figure, panels = plt.subplots(
+        count,
+        len(found),
+        figsize=(4.6 * len(found), 1.3 * count + 0.8),
+        layout="constrained",
+        squeeze=False,
+        sharey=True,
+    )
+    rows, words = [], []
+    for column, analysis in zip(panels.T, found):
+        label = analysis["model"]
+        for number, (panel, example) in enumerate(zip(column, analysis["examples"])):
+            steps = np.arange(len(example["beta"]))
+            panel.step(steps, example["beta"], where="mid", color="black", linewidth=1.1)
+            bounds = [*example["starts"], len(steps)]
+            for first, last in zip(bounds, bounds[1:]):
+                name = example["subgoal"][first]
+                panel.axvspan(first - 0.5, last - 0.5, color=str(0.97 - 0.13 * (name % 4)), linewidth=0)
+                panel.text((first + last - 1) / 2, 1.12, str(name), ha="center", fontsize=7)
+            panel.set(ylim=(-0.05, 1.3), xlim=(-0.5, len(steps) - 0.5))
+            rows += [
+                (label, number, t, b, s, g)
+                for t, b, s, g in zip(steps, example["beta"], example["switch"], example["subgoal"])
+            ]
+        column[0].set_title(label, fontsize=9)
+        column[count - 1].set_xlabel("step of the demonstration")
+        told, chance = analysis["code_subgoal_accuracy"], analysis["code_subgoal_chance"]
+        words.append(
+            f"{label}: F1 {analysis['switch_f1']:.2f}, {analysis['switches_per_episode']:.1f} switches an episode, "
+            f"code tells the subgoal {told:.2f} (chance {chance:.2f})"
+        )
+    for panel in panels[:, 0]:
+        panel.set_ylabel("β", rotation=0)
+    sources = [_analysis_source(a) for a in found]
+    header = ("model", "demonstration", "step", "beta", "switch", "subgoal")
+    return Drawn(figure, header, rows, "; ".join(words) + ".", sources)
+
+
+def injected_codes(plt: Any, results: Results) -> Drawn | None:
+    """B.3.2 (Fig. A4): codes collected from free walks, put in force on other layouts."""
+    found = results.of_kind("codes")
+    if not found:
+        return None
+    figure, axes = plt.subplots(figsize=(1.5 + 1.9 * len(found), 3.2), layout="constrained")
+    rows, words, ticks = [], [], []
+    for i, analysis in enumerate(found):
+        got = analysis["injection"]
+        for j, (kind, count) in enumerate((("", got["walks"]), ("_unseen", got["walks_unseen"]))):
+            pair = [got[f"reached_alone{kind}"], got[f"reached{kind}"]]
+            error = [np.sqrt(max(0.0, p * (1 - p)) / max(1, count)) for p in pair]
+            at = 2 * i + j + np.array([-0.18, 0.18])
+            axes.bar(at, pair, 0.34, color=["white", "0.45"], edgecolor="black", yerr=error, capsize=2, linewidth=0.8)
+            ticks.append((2 * i + j, f"{analysis['model']}\n{'unseen' if kind else 'all'}"))
+            rows.append((analysis["model"], "unseen" if kind else "all", analysis["injection_step"], count, *pair))
+        words.append(
+            f"{analysis['model']}: {got['reached_alone']:.2f} to {got['reached']:.2f}, after transitions never seen "
+            f"{got['reached_alone_unseen']:.2f} to {got['reached_unseen']:.2f}"
+        )
+    axes.set_xticks([at for at, _ in ticks], [name for _, name in ticks], fontsize=8)
+    axes.set_ylabel("next colour is the code's")
+    axes.set_title("white: left alone; grey: code injected; one standard error", fontsize=8)
+    sources = [_analysis_source(a) for a in found]
+    header = ("model", "transitions", "step", "walks", "reached_alone", "reached_injected")
+    return Drawn(figure, header, rows, "; ".join(words) + ".", sources)
+
+
+def rate_distortion(plt: Any, results: Results) -> Drawn | None:
+    """Fig. 7: nats in the codes against action loss, one point a run, base model frozen and trained along."""
+    sweeps = [e for e in results.experiments if e.run == "Discover" and "alpha" in e.varied]
+    runs = [(e.name, t) for e in sweeps for t in e.trials if t.finished and "eval/kl" in t.metrics]
+    if not runs:
+        return None
+    figure, panels = plt.subplots(1, 2, figsize=(9, 3.9), layout="constrained", sharey=True, sharex=True)
+    rows, words = [], []
+    kinds = (("from scratch", False, "o"), ("from subgoal codes", True, "^"))
+    for panel, (title, frozen) in zip(panels, (("base model frozen", True), ("base model trained along", False))):
+        for label, started, marker in kinds:
+            chosen = [
+                t
+                for _, t in runs
+                if (t.params.get("co_training") is None) == frozen and ("start_from" in t.params) == started
+            ]
+            if not chosen:
+                continue
+            rate, loss, f1 = (
+                np.array([t.metrics[name] for t in chosen]) for name in ("eval/kl", "eval/action_nll_hard", "switch_f1")
+            )
+            alphas = sorted({t.params["alpha"] for t in chosen})
+            middle = np.array([
+                np.median([(r, d) for t, r, d in zip(chosen, rate, loss) if t.params["alpha"] == a], 0) for a in alphas
+            ])  # fmt: skip
+            order = middle[:, 0].argsort()
+            panel.plot(*middle[order].T, color="0.6", linewidth=0.8, linestyle="-" if marker == "o" else "--", zorder=1)
+            picture = panel.scatter(
+                rate, loss, c=f1, cmap="Greys", vmin=-0.3, vmax=1, edgecolor="black", linewidth=0.7, s=34,
+                marker=marker, label=f"{label} ({len(chosen)} runs)", zorder=2,
+            )  # fmt: skip
+            rows += [
+                (title, label, t.params["alpha"], t.params.get("seed"), r, d, a, t.metrics["switches_per_episode"],
+                 t.metrics["code_subgoal_accuracy"])
+                for t, r, d, a in zip(chosen, rate, loss, f1)
+            ]  # fmt: skip
+            told = np.array([t.metrics["code_subgoal_accuracy"] for t in chosen])
+            aligned = (f1 >= ALIGNED) & (told >= ALIGNED)
+            words.append(f"{title}, {label}: {int(aligned.sum())} of {len(chosen)} runs have aligned switches (F1 ≥ "
+                         f"{ALIGNED}) and codes that tell the subgoal (probe ≥ {ALIGNED})")  # fmt: skip
+        panel.set_xscale("symlog", linthresh=0.1)
+        panel.set(xlabel="rate: KL, nats per step", title=title, xlim=(-0.01, None))
+        panel.title.set_fontsize(9)
+        panel.grid(alpha=0.3)
+        if panel.get_legend_handles_labels()[0]:
+            panel.legend(frameon=False, fontsize=7)
+        else:
+            panel.text(0.5, 0.5, "not run", ha="center", transform=panel.transAxes)
+    panels[0].set_ylabel("distortion: action NLL, nats per step\n(switches binary at 0.5)")
+    figure.colorbar(picture, ax=panels, label="F1 of switches", shrink=0.8)
+    header = ("base_model", "started", "alpha", "seed", "rate", "distortion", "switch_f1", "switches_per_episode",
+              "code_subgoal_accuracy")  # fmt: skip
+    sources = [source_of(e.trials, e.name) for e in sweeps]
+    return Drawn(figure, header, rows, "; ".join(words) + ".", sources)
+
+
+def method_of(run: str, trial: TrialResult) -> str:
+    """What a run of RL is an example of, from how its codes were found."""
+    origin = trial.origin
+    if run == "RawRL":
+        return f"RL on raw actions, lr {trial.params.get('lr', 0):g}"
+    if any(key.startswith("compile.") for key in origin):
+        return "CompILE"
+    if origin.get("discover.co_training"):
+        start = "scratch" if origin["discover.co_training"] == "scratch" else "the pretrained base"
+        return f"co-training from {start}"
+    if origin.get("discover.metacontroller.forced_switch"):
+        return "forced switching"
+    if float(trial.params.get("switch_threshold", 0.5)) < 1e-3:
+        return "forced switching in RL alone"
+    if origin.get("discover.teacher.steps") == 0:
+        return "internal RL, codes of the plain objective"
+    if float(trial.params.get("action_temperature", 1.0)) == 1.0:
+        return "internal RL, actions at temperature 1"
+    return "internal RL"
+
+
+def methods(results: Results, world: str) -> dict[str, list[TrialResult]]:
+    """Runs of RL in one world by method; scans and sweeps have figures of their own."""
+    groups: dict[str, list[TrialResult]] = {}
+    for experiment in results.experiments:
+        if experiment.run not in ("InternalRL", "RawRL") or "sweep" in experiment.name or "scan" in experiment.name:
+            continue
+        for trial in experiment.trials:
+            if trial.curve and trial.world == world and trial.finished:
+                groups.setdefault(method_of(experiment.run, trial), []).append(trial)
+    return dict(sorted(groups.items(), key=lambda item: -np.median([_final(t) for t in item[1]])))
+
+
+def _final(trial: TrialResult) -> float:
+    return success_after(trial.learning_curve, trial.curve[-1][0])
+
+
+def learning_curves(plt: Any, results: Results) -> Drawn | None:
+    """Fig. 8: success over episodes by method, median and quartiles over runs."""
+    worlds = [(world, groups) for world in WORLDS if (groups := methods(results, world))]
+    if not worlds:
+        return None
+    figure, panels = plt.subplots(1, len(worlds), figsize=(5.4 * len(worlds), 4), layout="constrained", squeeze=False)
+    rows, words = [], []
+    for panel, (world, groups) in zip(panels[0], worlds):
+        for (label, trials), colour, style in zip(groups.items(), COLOURS, STYLES):
+            grid, (low, median, high) = quartiles([t.learning_curve for t in trials])
+            panel.fill_between(grid, low, high, color=colour, alpha=0.2, linewidth=0)
+            panel.plot(grid, median, linestyle=style, color=colour, label=f"{label} ({len(trials)})")
+            rows += [(world, label, *row) for row in zip(grid, low, median, high)]
+        panel.set(xlabel="episodes", title=world, ylim=(-0.02, 1))
+        panel.title.set_fontsize(9)
+        panel.grid(alpha=0.3)
+        panel.legend(frameon=False, fontsize=7, title="(runs)", title_fontsize=7)
+        best, final = next((name, np.median([_final(t) for t in trials])) for name, trials in groups.items())
+        words.append(f"{world}: the highest is {best} with a median of {final:.3f} at the end")
+    panels[0][0].set_ylabel("success")
+    header = ("world", "method", "episodes", "quartile_1", "median", "quartile_3")
+    chosen = [e for e in results.experiments if e.run in ("InternalRL", "RawRL") and "sweep" not in e.name]
+    return Drawn(figure, header, rows, "; ".join(words) + ".", [source_of(e.trials, e.name) for e in chosen])
+
+
+def method_table(results: Results) -> tuple[Row, list[Row]]:
+    """Method by environment: prior, success after N episodes, and how soon half of the final value is reached."""
+    header = ("environment", "method", "runs", "prior success", "N episodes", "success after N: median (quartiles)",
+              "IQM (95 % bootstrap)", "episodes to half of the final value: median")  # fmt: skip
+    rows = []
+    for world in WORLDS:
+        for label, trials in methods(results, world).items():
+            curves = [t.learning_curve for t in trials]
+            count = min(curve[0][-1] for curve in curves)
+            after = [success_after(curve, count) for curve in curves]
+            low, middle, high = np.percentile(after, (25, 50, 75))
+            interval = bootstrap_interval(after) if len(after) > 2 else None
+            shown = f"{interquartile_mean(after):.3f}" + (f" ({interval[0]:.3f}–{interval[1]:.3f})" if interval else "")
+            half = [h for h in map(episodes_to_half, curves) if not np.isnan(h)]
+            prior = float(np.mean([curve[1][0] for curve in curves]))
+            rows.append((world, label, len(trials), f"{prior:.4f}", f"{count:.0f}",
+                         f"{middle:.3f} ({low:.3f}–{high:.3f})", shown,
+                         f"{np.median(half):.0f}" if half else "success stays under .01"))  # fmt: skip
+    return header, rows
+
+
+def gradient_variance(plt: Any, results: Results) -> Drawn | None:
+    """E.2: what return that does not depend on the decisions adds to the gradient's variance."""
+    found = results.of_kind("variance")
+    if not found:
+        return None
+    figure, axes = plt.subplots(figsize=(5.4, 3.6), layout="constrained")
+    rows, words = [], []
+    for analysis, marker in zip(found, MARKERS):
+        for name, style in (("internal", "-"), ("raw", "--")):
+            score = np.array(analysis[f"{name}/score"])
+            axes.plot(analysis["lengths"], score / score[0], style, color="black", marker=marker,
+                      label=f"{analysis['model']}: {name}")  # fmt: skip
+            columns = zip(analysis["lengths"], score, analysis[f"{name}/variance"], analysis[f"{name}/signal"])
+            rows += [(analysis["model"], name, *row) for row in columns]
+        raw, internal = (np.array(analysis[f"{name}/score"]) for name in ("raw", "internal"))
+        first, last = analysis["lengths"][0], analysis["lengths"][-1]
+        words.append(f"{analysis['model']}: from {first} to {last} raw steps a decision "
+                     f"internal {internal[-1] / internal[0]:.2f} times, raw {raw[-1] / raw[0]:.1f} times")  # fmt: skip
+    axes.set(
+        xscale="log", yscale="log", xlabel="raw steps per decision", ylabel="E |∇ log π|², relative to the shortest"
+    )
+    axes.grid(alpha=0.3)
+    axes.legend(frameon=False, fontsize=8)
+    sources = [_analysis_source(a) for a in found]
+    return Drawn(
+        figure, ("model", "kind", "raw_steps", "score", "variance", "signal"), rows, "; ".join(words) + ".", sources
+    )
+
+
+def sweep_figure(
+    key: str, metrics: dict[str, str], xlabel: str, log: bool = False, symlog: float | None = None
+) -> Callable[[Any, Results], Drawn | None]:
+    """A figure of gates of discovery by one setting, one panel a metric: every run, and medians."""
+
+    def draw(plt: Any, results: Results) -> Drawn | None:
+        sweeps = [e for e in results.experiments if e.run == "Discover" and key in e.varied and "search" not in e.name]
+        groups = {e.name: [t for t in e.trials if t.finished and "switch_f1" in t.metrics] for e in sweeps}
+        groups = {name: trials for name, trials in groups.items() if trials}
+        if not groups:
+            return None
+        shape = {"figsize": (3.2 * len(metrics), 3.2), "layout": "constrained", "squeeze": False}
+        figure, panels = plt.subplots(1, len(metrics), **shape)
+        rows = []
+        for panel, (metric, ylabel) in zip(panels[0], metrics.items()):
+            for (name, trials), colour, style, marker in zip(groups.items(), COLOURS, STYLES, MARKERS):
+                x = np.array([t.params[key] for t in trials], float)
+                y = np.array([t.metrics[metric] for t in trials])
+                values = sorted(set(x))
+                panel.plot(x, y, marker, color=colour, markersize=4, alpha=0.6, fillstyle="none")
+                panel.plot(values, [np.median(y[x == v]) for v in values], linestyle=style, color=colour, label=name)
+                rows += [(name, metric, v, t.params.get("seed"), value) for v, value, t in zip(x, y, trials)]
+            if log:
+                panel.set_xscale("log")
+            if symlog:
+                panel.set_xscale("symlog", linthresh=symlog)
+            panel.set(xlabel=xlabel, ylabel=ylabel)
+            panel.grid(alpha=0.3)
+        panels[0][0].legend(frameon=False, fontsize=6)
+        best = max((t for ts in groups.values() for t in ts), key=lambda t: t.metrics.get("gate_score", 0.0))
+        m = best.metrics
+        words = (
+            f"highest product of F1 and probe above chance: {m.get('gate_score', 0):.2f}, at {xlabel} "
+            f"{best.params[key]:g} (F1 {m['switch_f1']:.2f}, probe {m['code_subgoal_accuracy']:.2f})."
+        )
+        return Drawn(figure, ("experiment", "metric", key, "seed", "value"), rows, words,
+                     [source_of(trials, name) for name, trials in groups.items()])  # fmt: skip
+
+    return draw
+
+
+def learning_rates(plt: Any, results: Results) -> Drawn | None:
+    """C.5.5: final success by learning rate."""
+    scans = [e for e in results.experiments if e.run in ("InternalRL", "RawRL") and e.varied == ["lr"]]
+    groups = {e.name: [t for t in e.trials if t.finished and t.curve] for e in scans}
+    groups = {name: trials for name, trials in groups.items() if trials}
+    if not groups:
+        return None
+    figure, axes = plt.subplots(figsize=(5.4, 3.4), layout="constrained")
+    rows, words = [], []
+    for (name, trials), colour, style, marker in zip(groups.items(), COLOURS, STYLES, MARKERS):
+        points = sorted((t.params["lr"], _final(t), t.curve[-1][0]) for t in trials)
+        axes.plot(*zip(*[p[:2] for p in points]), linestyle=style, color=colour, marker=marker, label=name)
+        rows += [(name, *point) for point in points]
+        best = max(points, key=lambda p: p[1])
+        words.append(f"{name}: best {best[1]:.3f} at {best[0]:g} after {best[2]:.0f} episodes")
+    axes.set(xscale="log", xlabel="learning rate", ylabel="success", ylim=(-0.02, 1))
+    axes.grid(alpha=0.3)
+    axes.legend(frameon=False, fontsize=8)
+    header = ("experiment", "learning_rate", "success", "episodes")
+    return Drawn(figure, header, rows, "; ".join(words) + ".", [source_of(t, n) for n, t in groups.items()])
+
+
+def shown(values: Iterable[float]) -> str:
+    """`[0.1, 0.25]` as `0.100, 0.250`."""
+    return ", ".join(f"{value:.3f}" for value in values)

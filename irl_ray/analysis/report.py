@@ -1,0 +1,285 @@
+"""One page of everything: our counterparts of the paper's figures, what they were made from, and what was not run."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import html
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from irl_ray.analysis import figures
+from irl_ray.analysis.figures import Drawn, Row, method_table
+from irl_ray.analysis.results import Results, TrialResult
+from irl_ray.analysis.statistics import success_after
+from irl_ray.models.weights import code_revision
+
+
+@dataclass
+class Section:
+    """One figure of the page.
+
+    Attributes:
+        name: of its files.
+        title: shown above it.
+        paper: what the paper shows, in words.
+        draw: makes it, or says by None that nothing was run.
+        command: what makes its data.
+    """
+
+    name: str
+    title: str
+    paper: str
+    draw: Callable[[Any, Results], Drawn | None]
+    command: str
+
+
+_GATES = {
+    "switch_f1": "F1 of switches",
+    "code_subgoal_accuracy": "code → subgoal probe",
+    "injected_success": "injected, unseen order",
+}
+SECTIONS = (
+    Section(
+        "fig3_probe", "Fig. 3: what the layers tell about the subgoal",
+        "Gridworld, 6 layers: about .3 at the input, a jump to about .5 at mid-depth, about .6 later.",
+        figures.probe_by_layer, "irl-ray probe MODEL --out X.json",
+    ),
+    Section(
+        "figA1_probe_time", "Fig. A1: belief in the subgoal as its segment goes on",
+        "Within a trajectory the probability of the true subgoal rises with time.",
+        figures.probe_by_time, "irl-ray probe MODEL --out X.json",
+    ),
+    Section(
+        "fig4_control", "Figs. 4, A2: controllers trained with labels, by layer",
+        "Mid-depth is best; success on the unseen task about .5 to .7 on gridworld.",
+        figures.control_by_layer, "irl-ray control MODEL --out X.json",
+    ),
+    Section(
+        "fig6_switches", "Figs. 6, A3: when the switch fires",
+        "β becomes quasi-binary and fires where subgoals change, though nothing asks it to.",
+        figures.switches_over_time, "irl-ray codes MODEL --out X.json",
+    ),
+    Section(
+        "figA4_injection", "Fig. A4, B.3.2: codes from free walks, injected elsewhere",
+        "Ant, at step 30: reaching the code's object rises from .23 to .36; for the unseen transition 0→1 from .10 "
+        "to .24.",
+        figures.injected_codes, "irl-ray codes MODEL --out X.json",
+    ),
+    Section(
+        "fig7_rate_distortion", "Fig. 7: rate and distortion, base model frozen and trained along",
+        "With the frozen base model a horizontal gap appears beside the subgoal-aligned solutions; trained along it "
+        "does not, and most runs collapse to one switch at the start.",
+        figures.rate_distortion, "rllib train file tuned_configs/gridworld_alpha_sweep.yaml (and _cotrain, _subgoals)",
+    ),
+    Section(
+        "fig8_learning", "Fig. 8: reinforcement learning",
+        "About .8 success on gridworld and about .6 (normalised) on the ant within a million episodes; every baseline "
+        "stays near 0.",
+        figures.learning_curves, "rllib train file tuned_configs/gridworld_internal.yaml, and the baselines' files",
+    ),
+    Section(
+        "figE2_variance", "E.2: variance of policy gradients",
+        "With one code per abstract action the estimate's variance does not grow with the number of raw steps.",
+        figures.gradient_variance, "irl-ray variance MODEL --out X.json",
+    ),
+    Section(
+        "sweep_alpha", "Discovery over α",
+        "α swept over 0, .05, .1, .17, .3, .5, 1.",
+        figures.sweep_figure("alpha", _GATES, "α", symlog=0.001),
+        "rllib train file tuned_configs/gridworld_alpha_sweep.yaml",
+    ),
+    Section(
+        "sweep_latent", "Discovery over the size of a code",
+        "n_z = 8 throughout.",
+        figures.sweep_figure("metacontroller.code_size", _GATES, "n_z"),
+        "rllib train file tuned_configs/gridworld_latent_sweep.yaml",
+    ),
+    Section(
+        "scan_lr", "C.5.5: learning rates of RL",
+        "Searched over 3e-6, 1e-5, 3e-5, 1e-4, 3e-4; 3e-5 in the tables.",
+        figures.learning_rates, "rllib train file tuned_configs/gridworld_lr_scan.yaml",
+    ),
+)  # fmt: skip
+
+
+@dataclass
+class Question:
+    """A question the paper leaves open, answered by runs that differ in one setting of pretraining.
+
+    Attributes:
+        title: the question.
+        key: the setting, as in `TrialResult.params` of pretraining.
+        shown: its name in the table.
+        experiment: whose runs answer it.
+    """
+
+    title: str
+    key: str
+    shown: str
+    experiment: str
+
+
+QUESTIONS = (
+    Question("Transformer or Hawk on the gridworld?", "model.mixer", "mixer", "gridworld_question_mixer"),
+    Question("How diverse must the pretraining tasks be?", "world.tasks.length", "tasks", "gridworld_question_tasks"),
+    Question("How noisy may the experts be?", "noise", "ε", "gridworld_question_noise"),
+)
+
+
+def question_table(results: Results, question: Question) -> tuple[Row, list[Row]] | None:
+    """Base model, codes and RL by the setting in question; None if nothing was run."""
+    pretrained = results.trials("Pretrain", question.experiment)
+    if not pretrained:
+        return None
+    header = (question.shown, "action NLL (Bayes)", "best probe (chance)", "controllers, unseen order",
+              "F1", "code → subgoal", "injected", "internal RL")  # fmt: skip
+    rows = []
+    for trial in pretrained:
+        value, m = _setting(trial, question.key), trial.metrics
+        later = [t for t in results.trials("Discover", question.experiment) if _came_from(t, question.key, value)]
+        rl = [
+            t
+            for t in results.trials("InternalRL", question.experiment)
+            if _came_from(t, question.key, value) and t.curve
+        ]
+        probes = [v for k, v in m.items() if k.startswith("probe_accuracy/layer")]
+        control = [v for k, v in m.items() if k.startswith("control_success/layer")]
+        gates = [_mean(later, name) for name in ("switch_f1", "code_subgoal_accuracy", "injected_success")]
+        final = [success_after(t.learning_curve, t.curve[-1][0]) for t in rl]
+        rows.append((
+            value, f"{m.get('eval/action_nll', np.nan):.3f} ({m.get('floor/bayes', np.nan):.3f})",
+            f"{max(probes, default=np.nan):.3f} ({m.get('probe_accuracy/chance', np.nan):.3f})",
+            f"{max(control, default=np.nan):.3f}", *gates,
+            f"{np.median(final):.3f} after {rl[0].curve[-1][0]:.0f} episodes" if final else "not run",
+        ))  # fmt: skip
+    return header, rows
+
+
+def _setting(trial: TrialResult, key: str) -> Any:
+    defaults = {"model.mixer": "transformer", "noise": 0.0, "world.tasks.length": 12}
+    return trial.params.get(key, defaults[key])
+
+
+def _came_from(trial: TrialResult, key: str, value: Any) -> bool:
+    return trial.origin.get(f"pretrain.{key}") == value
+
+
+def _mean(trials: list[TrialResult], name: str) -> str:
+    values = [t.metrics[name] for t in trials if name in t.metrics]
+    return f"{np.mean(values):.2f}" if values else "not run"
+
+
+def write(results: Results, out: Path, plt: Any, scratch: str) -> list[str]:
+    """Writes figures (SVG, PNG), their CSVs and index.html into `out`.
+
+    Args:
+        results: everything that was run.
+        out: folder.
+        plt: `matplotlib.pyplot`.
+        scratch: the command that makes all of it from nothing, shown on the page.
+
+    Returns:
+        The names of the sections for which nothing was run.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    plt.rcParams["svg.hashsalt"] = "irl_ray"  # the same results give the same files
+    parts, missing = [_table("Method by environment", "methods", *method_table(results), out)], []
+    for section in SECTIONS:
+        drawn = section.draw(plt, results)
+        if drawn is None:
+            missing.append(section.name)
+            parts.append(_not_run(section))
+            continue
+        for suffix, extra in ((".svg", {"metadata": {"Date": None}}), (".png", {"dpi": 160})):
+            drawn.figure.savefig(out / f"{section.name}{suffix}", **extra)
+        plt.close(drawn.figure)
+        _csv(out / f"{section.name}.csv", drawn.header, drawn.rows)
+        parts.append(_figure(section, drawn, out))
+    parts.append("<h2 id='questions'>Questions the paper leaves open</h2>")
+    for question in QUESTIONS:
+        found = question_table(results, question)
+        if found is None:
+            parts.append(f"<h3>{html.escape(question.title)}</h3><p class='missing'>Not run: <code>rllib train file "
+                         f"tuned_configs/{question.experiment}.yaml</code></p>")  # fmt: skip
+            missing.append(question.experiment)
+        else:
+            parts.append(_table(question.title, question.experiment, *found, out, level=3))
+    page = _PAGE.format(style=_STYLE, body="\n".join(parts), scratch=html.escape(scratch), revision=code_revision(),
+                        contents=_contents())  # fmt: skip
+    (out / "index.html").write_text(page)
+    return missing
+
+
+def _contents() -> str:
+    links = [
+        ("methods", "Methods"),
+        *((s.name, s.title.split(":")[0]) for s in SECTIONS),
+        ("questions", "Open questions"),
+    ]
+    return " · ".join(f"<a href='#{name}'>{html.escape(title)}</a>" for name, title in links)
+
+
+def _csv(path: Path, header: Row, rows: list[Row]) -> None:
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(header)
+        writer.writerows(rows)
+
+
+def _figure(section: Section, drawn: Drawn, out: Path) -> str:
+    picture = base64.b64encode((out / f"{section.name}.svg").read_bytes()).decode()
+    sources = "".join(f"<li><code>{html.escape(line)}</code></li>" for line in drawn.sources)
+    return (
+        f"<section id='{section.name}'><h2>{html.escape(section.title)}</h2>"
+        f"<img alt='{html.escape(section.title)}' src='data:image/svg+xml;base64,{picture}'>"
+        f"<p><b>Paper.</b> {html.escape(section.paper)}</p><p><b>Ours.</b> {html.escape(drawn.words)}</p>"
+        f"<details><summary>made from</summary><ul>{sources}</ul></details>"
+        f"<p class='files'><a href='{section.name}.csv'>CSV</a> <a href='{section.name}.svg'>SVG</a> "
+        f"<a href='{section.name}.png'>PNG</a></p></section>"
+    )
+
+
+def _not_run(section: Section) -> str:
+    return (
+        f"<section id='{section.name}'><h2>{html.escape(section.title)}</h2>"
+        f"<p><b>Paper.</b> {html.escape(section.paper)}</p>"
+        f"<p class='missing'>Not run: <code>{html.escape(section.command)}</code></p></section>"
+    )
+
+
+def _table(title: str, name: str, header: Row, rows: list[Row], out: Path, level: int = 2) -> str:
+    _csv(out / f"{name}.csv", header, rows)
+    cells = lambda row, tag: "".join(f"<{tag}>{html.escape(str(cell))}</{tag}>" for cell in row)  # noqa: E731
+    body = "".join(f"<tr>{cells(row, 'td')}</tr>" for row in rows)
+    body = body or f"<tr><td colspan='{len(header)}' class='missing'>Not run</td></tr>"
+    return (
+        f"<section id='{name}'><h{level}>{html.escape(title)}</h{level}><div class='wide'><table>"
+        f"<tr>{cells(header, 'th')}</tr>{body}</table></div><p class='files'><a href='{name}.csv'>CSV</a></p></section>"
+    )
+
+
+_STYLE = """
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #111; }
+h2 { margin-top: 3rem; } img { max-width: 100%; height: auto; } code { font-size: .85em; }
+table { border-collapse: collapse; font-size: .85rem; } td, th { border-bottom: 1px solid #ccc; padding: .3rem .6rem;
+text-align: left; vertical-align: top; } 
+.wide { overflow-x: auto; } .missing { color: #a00; } .files a { margin-right: 1rem; }
+nav { font-size: .9rem; } details { font-size: .9rem; overflow-wrap: anywhere; }
+"""
+_PAGE = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
+<title>irl_ray: the paper's figures, ours</title><style>{style}</style></head><body>
+<h1>Internal reinforcement learning: the paper's figures, ours</h1>
+<p>Counterparts, at small scale, of the figures of <a href="https://arxiv.org/abs/2512.20605">arXiv 2512.20605</a>.
+Every figure has a CSV beside it; what was not run says so. Lines are medians, areas quartiles over runs.
+Revision {revision}.</p>
+<p>From nothing: <code>{scratch}</code></p>
+<nav>{contents}</nav>
+{body}
+</body></html>
+"""

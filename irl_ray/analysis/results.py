@@ -1,0 +1,246 @@
+"""Results of experiments, read from Tune's folders or from what `irl-ray store` kept of them."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from irl_ray.analysis.statistics import Curve
+from irl_ray.errors import UserError
+from irl_ray.models import weights
+
+STORED = "experiment"  # the `kind` of a stored experiment; analyses have kinds of their own
+ANALYSES = ("probe", "control", "codes", "variance", "evaluate")
+_DATED = re.compile(r"_\d{8}-\d{6}$")
+_BOOKKEEPING = {"date", "done", "hostname", "node_ip", "pid", "time_since_restore", "time_this_iter_s", "timestamp",
+                "iterations_since_restore", "training_iteration", "trial_id", "should_checkpoint",
+                "trajectories_per_s"}  # fmt: skip
+# An algorithm's configuration has hundreds of keys; these are the ones that tell its runs apart.
+_RL_KEYS = ("env", "env_config", "metacontroller", "base", "lr", "seed", "action_temperature", "switch_threshold",
+            "train_batch_episodes", "num_epochs", "entropy_coeff")  # fmt: skip
+_WEIGHT_KEYS = ("base", "metacontroller", "start_from")
+_PATH_KEYS = ("base", "start_from", "data", "clean_data")
+
+
+@dataclass
+class TrialResult:
+    """One run.
+
+    Attributes:
+        params: its settings by dotted key.
+        metrics: the numbers of its last report, gates included.
+        curve: RL: success by episodes, [n, 2].
+        origin: how the weights it started from were made, as `phase.key`, such as `discover.alpha`.
+        seconds: how long it ran.
+        finished: whether it ran to its end.
+        revision: of the code that ran it.
+    """
+
+    params: dict[str, Any]
+    metrics: dict[str, float]
+    curve: list[list[float]] = field(default_factory=list)
+    origin: dict[str, Any] = field(default_factory=dict)
+    seconds: float = 0.0
+    finished: bool = True
+    revision: str = "unknown"
+
+    @property
+    def learning_curve(self) -> Curve:
+        """Episodes and success."""
+        episodes, success = np.array(self.curve, float).T
+        return episodes, success
+
+    @property
+    def world(self) -> str:
+        """ "ant" or "gridworld"."""
+        return "ant" if "Ant" in str(self.params.get("env", "")) else "gridworld"
+
+
+@dataclass
+class ExperimentResult:
+    """All runs of one experiment.
+
+    Attributes:
+        name: from its file.
+        run: its trainable.
+        date: when it started.
+        trials: its runs.
+    """
+
+    name: str
+    run: str
+    date: str
+    trials: list[TrialResult]
+
+    @property
+    def varied(self) -> list[str]:
+        """Settings in which its runs differ, the seed left out."""
+        keys = {key for trial in self.trials for key in trial.params}
+        shown = lambda key: {json.dumps(trial.params.get(key)) for trial in self.trials}  # noqa: E731
+        return sorted(key for key in keys if key != "seed" and len(shown(key)) > 1)
+
+
+@dataclass
+class Results:
+    """Everything a report is made of: experiments, and analyses as `irl-ray probe` and its like wrote them."""
+
+    experiments: list[ExperimentResult]
+    analyses: list[dict[str, Any]]
+
+    def of_kind(self, kind: str, world: str | None = None) -> list[dict[str, Any]]:
+        """Analyses of a kind."""
+        return [a for a in self.analyses if a["kind"] == kind and world in (None, a.get("world"))]
+
+    def trials(self, run: str, *names: str) -> list[TrialResult]:
+        """The finished runs of a trainable, in experiments whose names begin so."""
+        chosen = [e for e in self.experiments if e.run == run and (not names or e.name.startswith(names))]
+        return [trial for e in chosen for trial in e.trials if trial.finished]
+
+
+def read(paths: Iterable[str | Path]) -> Results:
+    """Results under folders, or in files.
+
+    Raises:
+        UserError: if a path does not exist, or there is nothing in any.
+    """
+    experiments, analyses = [], []
+    for path in map(Path, paths):
+        if not path.exists():
+            raise UserError(f"{path}: no such file or folder")
+        files = [path] if path.is_file() else sorted(path.rglob("*.json"))
+        for file in files:
+            if file.name in ("params.json", "result.json") or file.parent.name == "artefact":
+                continue
+            content = _json(file)
+            kind = content.get("kind") if isinstance(content, dict) else None
+            if kind == STORED:
+                trials = [TrialResult(**trial) for trial in content["trials"]]
+                experiments.append(ExperimentResult(content["name"], content["run"], content["date"], trials))
+            elif kind in ANALYSES:
+                analyses.append(content)
+        if path.is_dir():
+            folders = sorted({file.parent.parent for file in path.rglob("params.json")})
+            experiments += [read_experiment(folder) for folder in folders]
+    if not experiments and not analyses:
+        raise UserError(f"{', '.join(map(str, paths))}: neither results of rllib train nor analyses there")
+    return Results(experiments, analyses)
+
+
+def read_experiment(folder: Path) -> ExperimentResult:
+    """One of Tune's experiment folders."""
+    trials, run = [], ""
+    for params in sorted(folder.glob("*/params.json")):
+        rows = _rows(params.parent / "result.json")
+        if rows:
+            run = params.parent.name.split("_", 1)[0].removesuffix("Trainable")
+            trials.append(_trial(params.parent, _json(params), rows))
+    name = _DATED.sub("", folder.name)
+    date = _DATED.search(folder.name)
+    return ExperimentResult(name, {"Compile": "CompILE"}.get(run, run), date[0][1:] if date else "", trials)
+
+
+def _trial(folder: Path, settings: dict[str, Any], rows: list[dict[str, Any]]) -> TrialResult:
+    rl = "env_runners" in rows[-1]
+    if rl:
+        settings = {key: settings[key] for key in _RL_KEYS if key in settings}
+    names = {key: settings[key] for key in _WEIGHT_KEYS if isinstance(settings.get(key), str)}
+    origin = _origin(names.get("metacontroller") or names.get("base"))
+    shown = {key: shown_name(settings[key]) for key in _PATH_KEYS if isinstance(settings.get(key), str)}
+    params = _flat({**settings, **{key: shown_name(value) for key, value in names.items()}, **shown})
+    curve = [
+        [r["env_runners"]["num_episodes_lifetime"], r["env_runners"]["success_rate"]]
+        for r in rows
+        if "success_rate" in r.get("env_runners", {})
+    ]
+    metrics = {
+        key: value
+        for key, value in rows[-1].items()
+        if isinstance(value, (int, float)) and not isinstance(value, bool) and key not in _BOOKKEEPING
+    }
+    return TrialResult(
+        params=params,
+        metrics=metrics,
+        curve=curve,
+        origin=origin,
+        seconds=float(rows[-1].get("time_total_s", 0.0)),
+        finished=bool(rows[-1].get("done", False)),
+        revision=_revision(folder),
+    )
+
+
+def shown_name(value: str) -> str:
+    """Weights without the path that leads to them: `/a/results/x_20260101-120000/Trial_3/...` as `x`."""
+    path = Path(value)
+    dated = [part for part in path.parts if _DATED.search(part)]
+    return _DATED.sub("", dated[0]) if dated else path.name
+
+
+def _origin(name: str | None) -> dict[str, Any]:
+    """How the supervised phases behind some weights were run, as `phase.key`; empty if they are gone."""
+    try:
+        provenance = json.loads((weights.resolve(name) / "config.json").read_text())["provenance"]
+    except (UserError, OSError, TypeError, KeyError, json.JSONDecodeError):
+        return {}
+    found: dict[str, Any] = {}
+    for phase in ("pretrain", "discover", "compile"):
+        if phase in provenance:
+            config = {k: v for k, v in provenance[phase].get("config", {}).items() if k not in _PATH_KEYS}
+            found |= _flat(config, f"{phase}.")
+    return found
+
+
+def _revision(trial: Path) -> str:
+    cards = sorted(trial.glob("*/artefact/config.json"))
+    made = _json(cards[-1]).get("provenance", {}) if cards else {}
+    return str(list(made.values())[-1].get("revision", "unknown")) if made else "unknown"
+
+
+def _flat(node: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Settings by dotted key; of a list only its length."""
+    found: dict[str, Any] = {}
+    for key, value in node.items():
+        if isinstance(value, Mapping):
+            found |= _flat(value, f"{prefix}{key}.")
+        elif isinstance(value, (str, int, float, type(None))):
+            found[f"{prefix}{key}"] = value
+        elif isinstance(value, (list, tuple)):
+            found[f"{prefix}{key}.length"] = len(value)
+    return found
+
+
+def _json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text())
+    except (json.JSONDecodeError, UnicodeDecodeError):
+        return {}
+
+
+def _rows(path: Path) -> list[dict[str, Any]]:
+    rows = []
+    for line in path.read_text().splitlines() if path.is_file() else ():
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:  # the line that is being written
+            continue
+    return rows
+
+
+def store(results: Results, folder: Path) -> list[Path]:
+    """Writes one JSON per experiment: settings, last metrics and learning curves, without checkpoints or paths."""
+    folder.mkdir(parents=True, exist_ok=True)
+    written = []
+    for experiment in results.experiments:
+        trials = [asdict(trial) for trial in experiment.trials]
+        for trial in trials:
+            trial["curve"] = [[int(episodes), round(success, 5)] for episodes, success in trial["curve"]]
+        content = {"kind": STORED, "name": experiment.name, "run": experiment.run, "date": experiment.date}
+        path = folder / f"{experiment.name}_{experiment.date}.json".replace("_.json", ".json")
+        path.write_text(json.dumps({**content, "trials": trials}) + "\n")
+        written.append(path)
+    return written
