@@ -187,17 +187,17 @@ def check_config(experiment: Experiment, where: str) -> None:
     """
     try:
         experiment.config = _absolute_paths(experiment.config)
+        # Weights that other experiments have yet to make are checked when they exist.
+        settings = {k: v["result_of"] if _is_reference(v) else v for k, v in experiment.config.items()}
         if experiment.run in trainables.PHASES:
-            for variant in variants(experiment.config):
+            for variant in variants(settings):
                 trainables.PHASE_CONFIGS[experiment.run](variant)
             return
-        if experiment.awaited is not None:  # its weights are checked when they exist
-            return
         known = set(trainables.algorithm_config(experiment.run).to_dict()) | _settable(experiment.run)
-        _known(experiment.config, known, "config")
-        for variant in variants(experiment.config):
+        _known(settings, known, "config")
+        for variant in variants(settings):
             config = built_algorithm_config(experiment.run, variant)
-            if hasattr(config, "weights_name"):
+            if experiment.awaited is None and hasattr(config, "weights_name"):
                 _check_environment(config)
     except UserError as error:
         raise UserError(f"{where}: {experiment.name}: {error}") from None

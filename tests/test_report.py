@@ -1,0 +1,160 @@
+"""Statistics by hand, a rate-distortion point by hand, results read and kept, the page."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+from conftest import make_agent
+
+from irl_ray.analysis import figures, results
+from irl_ray.analysis.codes import metacontroller_gates
+from irl_ray.analysis.results import ExperimentResult, Results, TrialResult
+from irl_ray.analysis.statistics import (
+    bootstrap_interval,
+    episodes_to_half,
+    interquartile_mean,
+    success_after,
+)
+from irl_ray.cli.irl_ray import main
+from irl_ray.data.gridworld import GridworldExpert
+
+
+def test_interquartile_mean_by_hand():
+    assert interquartile_mean([0, 1, 2, 3, 4, 5, 6, 100]) == pytest.approx(3.5)
+    assert interquartile_mean([5.0]) == 5.0
+    # Of three runs the middle half is all of the second and a quarter of each neighbour.
+    assert interquartile_mean([0, 1, 8]) == pytest.approx((0 * 0.25 + 1 * 1 + 8 * 0.25) / 1.5)
+
+
+def test_bootstrap_interval_covers_and_repeats():
+    values = np.random.default_rng(1).normal(size=60)
+    low, high = bootstrap_interval(values)
+    assert low < interquartile_mean(values) < high
+    assert bootstrap_interval(values) == (low, high)
+    assert bootstrap_interval([0.5, 0.5, 0.5]) == (0.5, 0.5)
+
+
+def curve(success, per_update=100):
+    return np.arange(1, len(success) + 1) * float(per_update), np.array(success, float)
+
+
+def test_success_after_and_episodes_to_half_by_hand():
+    steps = curve([0.0] * 10 + [0.8] * 10)
+    assert success_after(steps, 2000) == pytest.approx(0.8)
+    assert success_after(steps, 1200) == pytest.approx(0.32)  # two of the last five updates
+    assert math.isnan(success_after(steps, 5000))
+    assert episodes_to_half(steps) == 1300  # three of five updates: .48 is the first above .4
+    assert math.isnan(episodes_to_half(curve([0.0] * 20)))
+
+
+def test_a_rate_distortion_point_by_hand(tiny_world):
+    """An encoder that always says N(m, s²), no controller, and uniform actions: both numbers are known."""
+    agent = make_agent(tiny_world, code_size=2)
+    meta, base = agent.metacontroller, agent.base
+    mean, log_std = torch.tensor([1.0, -2.0]), torch.tensor([-0.5, 0.25])
+    meta.encoder[-1].weight.zero_()
+    meta.encoder[-1].bias.copy_(torch.cat([mean, log_std]))
+    meta.decoder.up.zero_()
+    base.action_head.weight.zero_()
+    batch = GridworldExpert(tiny_world).sample(30, torch.Generator().manual_seed(0))
+    found = metacontroller_gates(agent, batch, 0.5)
+    rate = sum(0.5 * (m**2 + math.exp(2 * s) - 1 - 2 * s) for m, s in ((1.0, -0.5), (-2.0, 0.25)))
+    assert found["eval/kl"] == pytest.approx(rate, rel=1e-5)
+    assert found["eval/action_nll_hard"] == pytest.approx(math.log(4), rel=1e-5)
+
+
+def rl_trial(success, **origin):
+    params = {"env": "irl_ray/GridPinpad-v0", "lr": 3e-3, "seed": 0, "switch_threshold": 0.5, "action_temperature": 0.3}
+    points = [[500 * (i + 1), s] for i, s in enumerate(success)]
+    return TrialResult(params, {}, points, {f"discover.{k}": v for k, v in origin.items()}, revision="abc")
+
+
+def some_results():
+    def found(alpha, seed, f1, **params):
+        gates = {"eval/kl": 1 - alpha, "eval/action_nll_hard": alpha, "switch_f1": f1, "code_subgoal_accuracy": 0.9,
+                 "switches_per_episode": 3.0, "gate_score": f1 * 0.8, "injected_success": 0.1}  # fmt: skip
+        return TrialResult({"alpha": alpha, "seed": seed, "co_training": None, **params}, gates)
+
+    return Results(
+        [
+            ExperimentResult(
+                "gridworld_internal", "InternalRL", "1", [rl_trial([0.0, 0.4, 0.8] * 4) for _ in range(3)]
+            ),
+            ExperimentResult("gridworld_raw", "RawRL", "1", [rl_trial([0.0] * 12)]),
+            ExperimentResult("gridworld_cotrain", "InternalRL", "1", [rl_trial([0.1] * 12, co_training="scratch")]),
+            ExperimentResult("sweep", "Discover", "1", [found(a, s, 0.5 + a) for a in (0.1, 0.5) for s in (0, 1)]),
+        ],
+        [],
+    )
+
+
+def test_methods_are_told_apart_by_how_their_codes_were_found():
+    table = figures.methods(some_results(), "gridworld")
+    assert {name: len(trials) for name, trials in table.items()} == {
+        "internal RL": 3,
+        "RL on raw actions, lr 0.003": 1,
+        "co-training from scratch": 1,
+    }
+    assert next(iter(table)) == "internal RL"
+    header, rows = figures.method_table(some_results())
+    assert rows[0][:3] == ("gridworld", "internal RL", 3)
+    assert "success stays under .01" in [row[-1] for row in rows]
+    assert (
+        figures.method_of("InternalRL", rl_trial([0.0], **{"metacontroller.forced_switch": True})) == "forced switching"
+    )
+
+
+def test_the_page_says_what_was_not_run_and_repeats_itself(tmp_path, capsys):
+    folder = tmp_path / "stored"
+    results.store(some_results(), folder)
+    pages = []
+    for name in ("a", "b"):
+        assert main(["report", str(folder), "--out", str(tmp_path / name)]) == 0
+        pages.append((tmp_path / name / "index.html").read_text())
+    out = capsys.readouterr().out
+    assert pages[0] == pages[1]
+    assert "not run: fig3_probe" in out and "tuned_configs/gridworld_question_mixer.yaml" in pages[0]
+    assert "http://" not in pages[0].replace("http://www.w3.org", "")  # nothing is fetched
+    for name in ("fig7_rate_distortion", "fig8_learning", "sweep_alpha"):
+        assert all((tmp_path / "a" / f"{name}{suffix}").stat().st_size for suffix in (".svg", ".png", ".csv"))
+    with (tmp_path / "a" / "fig7_rate_distortion.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [(r["alpha"], r["rate"], r["distortion"]) for r in rows[:1]] == [("0.1", "0.9", "0.1")]
+
+
+def test_folders_of_tune_are_read_and_kept_without_paths(tmp_path, tiny_weights):
+    trial = tmp_path / "results" / "x_internal_20260101-120000" / "InternalRL_abc_00000"
+    trial.mkdir(parents=True)
+    settings = {
+        "env": "irl_ray/GridPinpad-v0",
+        "metacontroller": str(tiny_weights),
+        "lr": 1e-3,
+        "seed": 4,
+        "num_gpus": 0,
+    }
+    (trial / "params.json").write_text(json.dumps(settings))
+    lines = [
+        {"env_runners": {"num_episodes_lifetime": 10 * i, "success_rate": 0.1 * i}, "done": i == 2} for i in (1, 2)
+    ]
+    (trial / "result.json").write_text("\n".join(map(json.dumps, lines)) + '\n{"cut')
+    found = results.read([tmp_path / "results"])
+    (experiment,) = found.experiments
+    assert (experiment.name, experiment.run) == ("x_internal", "InternalRL")
+    assert experiment.trials[0].curve == [[10, 0.1], [20, 0.2]] and experiment.trials[0].finished
+    assert "num_gpus" not in experiment.trials[0].params
+    (path,) = results.store(found, tmp_path / "kept")
+    assert str(tmp_path) not in path.read_text()
+    again = results.read([tmp_path / "kept"]).experiments[0]
+    assert again == experiment
+
+
+def test_nothing_to_report_costs_one_line(tmp_path, capsys):
+    (tmp_path / "empty").mkdir()
+    for folder in ("empty", "absent"):
+        assert main(["report", str(tmp_path / folder), "--out", str(tmp_path / "out")]) == 2
+        assert capsys.readouterr().err.count("\n") == 1
