@@ -176,6 +176,67 @@ def test_train_interrupt_resume_evaluate(tmp_path, tiny_weights):
     assert picture.read_bytes()[:3] == b"GIF"
 
 
+CHAIN = """
+a:
+  run: Pretrain
+  config: {preset: tiny, steps: 20, seed: {grid_search: [0, 1]}, gate_episodes: 32, control_steps: 0}
+a_codes:
+  run: Discover
+  scheduler: asha
+  scheduler_config: {metric: gate_score, max_t: 40, grace_period: 20}
+  config:
+    preset: tiny
+    base: {result_of: a}
+    steps: 40
+    alpha: {loguniform: [0.01, 1.0]}
+    gates_at_reports: true
+    gate_episodes: 32
+a_rl:
+  run: InternalRL
+  env: irl_ray/GridPinpad-v0
+  stop: {training_iteration: 1}
+  config:
+    env_config: {preset: tiny, tasks: post_two_pairs}
+    metacontroller: {result_of: a_codes}
+    train_batch_episodes: 16
+"""
+
+
+def test_a_file_of_experiments_runs_in_order_and_is_carried_on(tmp_path):
+    """Two base models, a draw of α on each under ASHA, RL over every result; --resume runs what is missing."""
+    from irl_ray.analysis import results
+
+    text = CHAIN.split("a_rl:")[0]
+    path = write(tmp_path, text)
+    process = command(["train", "file", str(path), "--ray-num-cpus", "2"], tmp_path)
+    _, error = process.communicate(timeout=240)
+    assert process.returncode == 0, error
+    write(tmp_path, CHAIN)
+    process = command(["train", "file", str(path), "--ray-num-cpus", "2", "--resume"], tmp_path)
+    _, error = process.communicate(timeout=240)
+    assert process.returncode == 0, error
+    found = {e.name: e for e in results.read([tmp_path / "results"]).experiments}
+    assert {name: len(e.trials) for name, e in found.items()} == {"a": 2, "a_codes": 2, "a_rl": 2}
+    assert len({t.params["alpha"] for t in found["a_codes"].trials}) == 2
+    assert sorted(t.origin["pretrain.seed"] for t in found["a_rl"].trials) == [0, 1]
+
+
+@pytest.mark.parametrize(
+    "text, told",
+    [
+        (CHAIN.replace("result_of: a}", "result_of: b}"), "no experiment above it"),
+        (CHAIN.replace("asha", "ashar"), "ashar"),
+        (CHAIN.replace("metric: gate_score", "metrik: gate_score"), "metrik"),
+        (CHAIN.replace("{loguniform: [0.01, 1.0]}", "{loguniform: [0.0, 1.0]}"), "loguniform"),
+        (CHAIN.replace("{loguniform: [0.01, 1.0]}", "{uniform: [2, 1]}"), "uniform"),
+    ],
+)
+def test_mistakes_in_chains_and_searches_cost_one_line(text, told, tmp_path, capsys):
+    assert rllib(["train", "file", str(write(tmp_path, text))]) == 2
+    error = capsys.readouterr().err
+    assert told in error and len(error.strip().splitlines()) == 1
+
+
 def test_resume_and_evaluate_name_what_is_missing(tmp_path, capsys):
     assert rllib(["resume", str(tmp_path / "nothing")]) == 2
     assert rllib(["evaluate", "gridwrold"]) == 2
@@ -193,9 +254,10 @@ def test_phases_run_without_ray(tmp_path, capsys):
 
 
 def test_curve_needs_results(tmp_path):
-    from irl_ray.analysis.curves import quartiles, read_runs
+    from irl_ray.analysis.curves import read_runs
+    from irl_ray.analysis.statistics import quartiles
 
-    with pytest.raises(UserError, match="no trial"):
+    with pytest.raises(UserError, match="results of rllib train"):
         read_runs(tmp_path)
     import numpy as np
 

@@ -3,50 +3,27 @@
 from __future__ import annotations
 
 import csv
-import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
+from irl_ray.analysis import results
+from irl_ray.analysis.statistics import Curve, quartiles
 from irl_ray.errors import UserError
 
-EPISODES = "env_runners/num_episodes_lifetime"
-SUCCESS = "env_runners/success_rate"
 GREYS = ("#1b4f72", "#c0392b", "#7d6608", "#5b2c6f")
 STYLES = ("-", "--", ":", "-.")
 
-Run = tuple[np.ndarray, np.ndarray]  # episodes, success
 
-
-def read_runs(folder: Path) -> list[Run]:
-    """One (episodes, success) pair per trial under `folder`.
+def read_runs(folder: Path) -> list[Curve]:
+    """One (episodes, success) pair per trial of RL under `folder`.
 
     Raises:
-        UserError: if there is no trial with results.
+        UserError: if there is none.
     """
-    runs = []
-    for path in sorted(folder.rglob("result.json")):
-        rows = [json.loads(line) for line in path.read_text().splitlines() if line.strip()]
-        points = [
-            (r["env_runners"]["num_episodes_lifetime"], r["env_runners"]["success_rate"])
-            for r in rows
-            if "success_rate" in r.get("env_runners", {})
-        ]
-        if points:
-            runs.append(tuple(np.array(column, float) for column in zip(*points)))
+    runs = [t.learning_curve for e in results.read([folder]).experiments for t in e.trials if t.curve]
     if not runs:
-        raise UserError(f"{folder}: no trial with {SUCCESS} in its result.json")
+        raise UserError(f"{folder}: no trial with env_runners/success_rate in its result.json")
     return runs
-
-
-def quartiles(runs: list[Run], points: int = 200) -> tuple[np.ndarray, np.ndarray]:
-    """Episodes [points] and the (25, 50, 75) percentiles of success over runs [3, points]."""
-    last = min(episodes[-1] for episodes, _ in runs)
-    first = max(episodes[0] for episodes, _ in runs)
-    grid = np.linspace(first, last, points)
-    values = np.stack([np.interp(grid, *run) for run in runs])
-    return grid, np.percentile(values, (25, 50, 75), axis=0)
 
 
 def figure_module(out: Path) -> Any:
@@ -67,7 +44,7 @@ def figure_module(out: Path) -> Any:
     return plt
 
 
-def draw(groups: dict[str, list[Run]], out: Path) -> str:
+def draw(groups: dict[str, list[Curve]], out: Path) -> str:
     """Draws the groups into `out`, writes the numbers beside it, returns a table of final values.
 
     Raises:

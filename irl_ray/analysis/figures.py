@@ -5,7 +5,7 @@ Every figure is readable in black and white: lines differ in dashes and markers,
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -333,8 +333,8 @@ def learning_curves(plt: Any, results: Results) -> Drawn | None:
 
 def method_table(results: Results) -> tuple[Row, list[Row]]:
     """Method by environment: prior, success after N episodes, and how soon half of the final value is reached."""
-    header = ("environment", "method", "runs", "prior success", "N episodes", "success after N: median (quartiles)",
-              "IQM (95 % bootstrap)", "episodes to half of the final value: median")  # fmt: skip
+    header = ("environment", "method", "runs", "first update (the prior)", "N episodes",
+              "success after N: median (quartiles)", "IQM (95 % bootstrap)", "episodes to half of the final value: median")  # fmt: skip
     rows = []
     for world in WORLDS:
         for label, trials in methods(results, world).items():
@@ -442,8 +442,3 @@ def learning_rates(plt: Any, results: Results) -> Drawn | None:
     axes.legend(frameon=False, fontsize=8)
     header = ("experiment", "learning_rate", "success", "episodes")
     return Drawn(figure, header, rows, "; ".join(words) + ".", [source_of(t, n) for n, t in groups.items()])
-
-
-def shown(values: Iterable[float]) -> str:
-    """`[0.1, 0.25]` as `0.100, 0.250`."""
-    return ", ".join(f"{value:.3f}" for value in values)

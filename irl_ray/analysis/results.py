@@ -16,7 +16,7 @@ from irl_ray.errors import UserError
 from irl_ray.models import weights
 
 STORED = "experiment"  # the `kind` of a stored experiment; analyses have kinds of their own
-ANALYSES = ("probe", "control", "codes", "variance", "evaluate")
+ANALYSES = ("probe", "control", "codes", "variance")
 _DATED = re.compile(r"_\d{8}-\d{6}$")
 _BOOKKEEPING = {"date", "done", "hostname", "node_ip", "pid", "time_since_restore", "time_this_iter_s", "timestamp",
                 "iterations_since_restore", "training_iteration", "trial_id", "should_checkpoint",

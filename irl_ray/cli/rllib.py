@@ -37,7 +37,7 @@ def parser() -> argparse.ArgumentParser:
     train.add_argument("--checkpoint-score-attr", help="metric that decides which ones")
     train.add_argument("--scheduler", choices=["fifo", "asha"], help="of the trials; asha stops those that fall behind")
     train.add_argument("--scheduler-config", type=json_object, help="its settings as JSON, such as the metric")
-    train.add_argument("--resume", action="store_true", help="carry on the newest run of this experiment")
+    train.add_argument("--resume", action="store_true", help="carry on the newest run of each experiment")
     _common(train)
 
     evaluate = commands.add_parser("evaluate", help="roll a checkpoint out and print its success")
@@ -113,11 +113,12 @@ def train(options: argparse.Namespace) -> int:
         for experiment in experiments:
             _apply_flags(experiment, options)
             files.check_scheduler(experiment, where)
-    if options.resume:
-        return _resume_newest(options, batches[0][0][0].name)
+    storage = Path(options.storage_path)
+    if options.resume and not any(runner.runs_of(e.name, storage) for experiments, _ in batches for e in experiments):
+        raise UserError(f"--resume: no run of {batches[0][0][0].name} under {storage}")
     runner.start_ray(options.ray_address, options.ray_num_cpus, options.ray_num_gpus)
     for experiments, where in batches:
-        code = runner.run_all(experiments, Path(options.storage_path), where)
+        code = runner.run_all(experiments, storage, where, options.resume)
         if code:
             return code
     return 0
@@ -144,14 +145,6 @@ def _apply_flags(experiment: Any, options: argparse.Namespace) -> None:
         "checkpoint_score_attribute": options.checkpoint_score_attr,
     }
     experiment.checkpoint |= {key: value for key, value in flags.items() if value is not None}
-
-
-def _resume_newest(options: argparse.Namespace, name: str) -> int:
-    folders = sorted(Path(options.storage_path).glob(f"{name}_*"))
-    if not folders:
-        raise UserError(f"--resume: no run of {name} under {options.storage_path}")
-    options.folder = str(folders[-1])
-    return resume(options)
 
 
 def resume(options: argparse.Namespace) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import sys
 import time
@@ -136,17 +137,38 @@ def _trial_resources(run: str, config: Mapping[str, Any]) -> dict[str, float]:
     return {kind: sum(b.get(kind, 0) for b in bundles) for kind in {k for b in bundles for k in b}}
 
 
-def run_all(experiments: list[Experiment], storage: Path, where: str) -> int:
-    """Runs experiments one after the other, until one fails; returns the process's exit code."""
+def run_all(experiments: list[Experiment], storage: Path, where: str, resume_newest: bool = False) -> int:
+    """Runs experiments one after the other, until one fails; returns the process's exit code.
+
+    Args:
+        experiments: as read.
+        storage: where results go.
+        where: their file, for errors.
+        resume_newest: carry on, or look up if finished, the newest run of each that has one.
+    """
     folders: dict[str, Path] = {}
     for experiment in experiments:
-        if experiment.awaited is not None:
-            experiment = with_results(experiment, folders, where)
-        folders[experiment.name] = storage / f"{experiment.name}_{time.strftime('%Y%m%d-%H%M%S')}"
-        code = run(experiment, folders[experiment.name], where)
+        known = runs_of(experiment.name, storage) if resume_newest else []
+        if known:
+            folders[experiment.name] = known[-1]
+            code = resume(known[-1])
+        else:
+            if experiment.awaited is not None:
+                experiment = with_results(experiment, folders, where)
+            folders[experiment.name] = storage / f"{experiment.name}_{time.strftime('%Y%m%d-%H%M%S')}"
+            code = run(experiment, folders[experiment.name], where)
         if code:
+            if experiment is not experiments[-1] and len(experiments) > 1:
+                print(f"What comes after it was not started; go on with all of it: rllib train file {where} --resume")
             return code
     return 0
+
+
+def runs_of(name: str, storage: Path) -> list[Path]:
+    """Folders of the runs of an experiment, oldest first."""
+    return sorted(
+        path for path in storage.glob(f"{name}_*") if re.fullmatch(r"\d{8}-\d{6}", path.name[len(name) + 1 :])
+    )
 
 
 def run(experiment: Experiment, folder: Path, where: str) -> int:
