@@ -76,7 +76,7 @@ def rl_trial(success, **origin):
 
 def some_results():
     def found(alpha, seed, f1, **params):
-        gates = {"eval/kl": 1 - alpha, "eval/action_nll_hard": alpha, "switch_f1": f1, "code_subgoal_accuracy": 0.9,
+        gates = {"kl": 1 - alpha, "action_nll": alpha, "switch_f1": f1, "code_subgoal_accuracy": 0.9,
                  "switches_per_episode": 3.0, "gate_score": f1 * 0.8, "injected_success": 0.1}  # fmt: skip
         return TrialResult({"alpha": alpha, "seed": seed, "co_training": None, **params}, gates)
 
