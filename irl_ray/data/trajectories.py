@@ -125,11 +125,16 @@ class Demonstrations(Protocol):
         """Training batches for ever; batch i depends on (seed, key, i) alone, so runs can resume at i."""
 
 
-def ant_cells(observation: Tensor, grid_size: int) -> Tensor:
-    """int64 [...]: the cell the ant's torso is over, from observations [..., F].
+def ant_place(observation: Tensor, grid_size: int) -> Tensor:
+    """int64 [..., 2]: column, from the left, and row, from the bottom, of the ant's torso, from [..., F].
 
     The place minus the place within the cell is the cell's centre: exact, also on a border.
     """
     centre = (observation[..., NUM_BODY - 2 : NUM_BODY] + 1) * (grid_size / 2) - observation[..., -2:] - 0.5
-    place = centre.round().long().clamp(0, grid_size - 1)
+    return centre.round().long().clamp(0, grid_size - 1)
+
+
+def ant_cells(observation: Tensor, grid_size: int) -> Tensor:
+    """int64 [...]: the cell the ant's torso is over, numbered as in `envs.pinpad`, from [..., F]."""
+    place = ant_place(observation, grid_size)
     return (grid_size - 1 - place[..., 1]) * grid_size + place[..., 0]

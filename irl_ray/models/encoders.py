@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from irl_ray.data.trajectories import ant_place
 from irl_ray.envs.pinpad import PinpadSpec
 from irl_ray.envs.worlds import NUM_BODY, AntSpec, ant_observation_size
 from irl_ray.errors import UserError
@@ -124,8 +125,7 @@ class RelativeCellEncoder(Encoder):
         local = observation[..., -2:]
         between = observation[..., NUM_BODY:-2].unflatten(-1, (self.entities, 2)) + local[..., None, :]
         steps = (between.round().long() + size - 1).clamp(0, span - 1)
-        centre = (observation[..., NUM_BODY - 2 : NUM_BODY] + 1) * (size / 2) - local - 0.5
-        own = centre.round().long().clamp(0, size - 1)
+        own = ant_place(observation, size)
         cells = torch.cat([steps[..., 1] * span + steps[..., 0], (own[..., 1] * size + own[..., 0])[..., None]], -1)
         return cells + self.offset
 
