@@ -19,6 +19,41 @@ from irl_ray.analysis.statistics import success_after
 from irl_ray.models.weights import code_revision
 
 
+# What `irl-ray report --from-nothing` runs: files in tuned_configs, and looks inside models.
+EXPERIMENTS = (
+    "gridworld_methods",
+    "gridworld_forced",
+    "gridworld_cotrain",
+    "gridworld_compile",
+    "gridworld_alpha_sweep",
+    "gridworld_alpha_sweep_cotrain",
+    "gridworld_alpha_sweep_subgoals",
+    "gridworld_alpha_orders",
+    "gridworld_latent_sweep",
+    "gridworld_search",
+    "gridworld_lr_scan",
+    "gridworld_question_mixer",
+    "gridworld_question_tasks",
+    "gridworld_question_noise",
+    "ant_methods",
+    "ant_forced",
+    "ant_cotrain",
+    "ant_compile",
+)
+_ANT_DATA = ("--data", "data/ant_clean")
+LOOKS = (
+    ("probe", "gridworld"),
+    ("control", "gridworld"),
+    ("codes", "gridworld", "--temperature", "0.3"),
+    ("variance", "gridworld", "--episodes", "256"),
+    ("probe", "ant", *_ANT_DATA),
+    ("control", "ant", *_ANT_DATA, "--steps", "600", "--episodes", "512", "--temperature", "0.2"),
+    ("codes", "ant", *_ANT_DATA, "--episodes", "512", "--temperature", "0.2"),
+    ("variance", "ant", "--episodes", "128"),
+)
+FROM_NOTHING = "irl-ray report --from-nothing results --out report"
+
+
 @dataclass
 class Section:
     """One figure of the page.
@@ -174,14 +209,13 @@ def _mean(trials: list[TrialResult], name: str) -> str:
     return f"{np.mean(values):.2f}" if values else "not run"
 
 
-def write(results: Results, out: Path, plt: Any, scratch: str) -> list[str]:
+def write(results: Results, out: Path, plt: Any) -> list[str]:
     """Writes figures (SVG, PNG), their CSVs and index.html into `out`.
 
     Args:
         results: everything that was run.
         out: folder.
         plt: `matplotlib.pyplot`.
-        scratch: the command that makes all of it from nothing, shown on the page.
 
     Returns:
         The names of the sections for which nothing was run.
@@ -209,7 +243,7 @@ def write(results: Results, out: Path, plt: Any, scratch: str) -> list[str]:
             missing.append(question.experiment)
         else:
             parts.append(_table(question.title, question.experiment, *found, out, level=3))
-    page = _PAGE.format(style=_STYLE, body="\n".join(parts), scratch=html.escape(scratch), revision=code_revision(),
+    page = _PAGE.format(style=_STYLE, body="\n".join(parts), scratch=FROM_NOTHING, revision=code_revision(),
                         contents=_contents())  # fmt: skip
     (out / "index.html").write_text(page)
     return missing

@@ -13,7 +13,7 @@ import torch
 import yaml
 
 from irl_ray.cli import inside
-from irl_ray.cli.text import json_object
+from irl_ray.cli.text import duration, json_object
 from irl_ray.config import merge, to_plain
 from irl_ray.errors import UserError
 from irl_ray.models import weights
@@ -57,8 +57,9 @@ def parser() -> argparse.ArgumentParser:
     curve.add_argument("results", nargs="+", metavar="LABEL=FOLDER", help="results of `rllib train`")
     curve.add_argument("--out", required=True, help=".png or .svg; a .csv is written beside it")
     report = commands.add_parser("report", help="the paper's figures of ours: SVG, PNG, CSV and one HTML page")
-    report.add_argument("results", nargs="+", help="results of rllib train, stored results, analyses")
+    report.add_argument("results", nargs="*", help="results of rllib train, stored results, analyses")
     report.add_argument("--out", required=True, help="folder for the report")
+    report.add_argument("--from-nothing", metavar="RESULTS", help="run everything first, or what is missing in RESULTS")
     store = commands.add_parser("store", help="keep results without checkpoints: settings, last metrics, curves")
     store.add_argument("results", nargs="+", help="results of rllib train")
     store.add_argument("--out", required=True, help="folder for the JSON files")
@@ -187,20 +188,40 @@ def draw_curve(options: argparse.Namespace) -> int:
     return 0
 
 
-FROM_NOTHING = "rllib train file tuned_configs/gridworld_*.yaml && irl-ray report results --out report"
-
-
 def write_report(options: argparse.Namespace) -> int:
     """`irl-ray report RESULTS... --out report/`."""
     from irl_ray.analysis import report, results
     from irl_ray.analysis.curves import figure_module
 
     started, out = time.monotonic(), Path(options.out)
-    missing = report.write(results.read(options.results), out, figure_module(out / "x.svg"), FROM_NOTHING)
-    print(f"{out / 'index.html'}, {time.monotonic() - started:.0f}s")
+    plots = figure_module(out / "x.svg")
+    if options.from_nothing:
+        code = run_everything(Path(options.from_nothing))
+        if code:
+            return code
+        options.results.append(options.from_nothing)
+    if not options.results:
+        raise UserError("report: expected folders of results, or --from-nothing RESULTS to make them first")
+    missing = report.write(results.read(options.results), out, plots)
+    print(f"{out / 'index.html'}, {duration(time.monotonic() - started)}")
     if missing:
         print(f"not run: {', '.join(missing)}")
     return 0
+
+
+def run_everything(storage: Path) -> int:
+    """Every experiment and analysis of the report, those that are there already left out."""
+    from irl_ray.analysis.report import EXPERIMENTS, LOOKS
+    from irl_ray.cli.rllib import main as rllib
+
+    files = [f"tuned_configs/{name}.yaml" for name in EXPERIMENTS]
+    going_on = ["--resume"] if storage.is_dir() and any(storage.iterdir()) else []
+    code = rllib(["train", "file", *files, "--storage-path", str(storage), *going_on])
+    for arguments in LOOKS:
+        out = storage / "inside" / f"{arguments[1]}_{arguments[0]}.json"
+        if not code and not out.exists():
+            code = main([*arguments, "--out", str(out)])
+    return code
 
 
 def store_results(options: argparse.Namespace) -> int:
