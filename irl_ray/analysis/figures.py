@@ -25,6 +25,7 @@ STYLES = ("-", "--", ":", "-.", (0, (6, 1, 1, 1, 1, 1)), (0, (1, 3)), (0, (8, 3)
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 WORLDS = ("gridworld", "ant")
 ALIGNED = 0.8  # F1 from which switches count as aligned with subgoals
+RAW = "RL on raw actions"
 Row = tuple[Any, ...]
 
 
@@ -275,7 +276,7 @@ def method_of(run: str, trial: TrialResult) -> str:
     """What a run of RL is an example of, from how its codes were found."""
     origin = trial.origin
     if run == "RawRL":
-        return f"RL on raw actions, lr {trial.params.get('lr', 0):g}"
+        return f"{RAW}, lr {trial.params.get('lr', 0):g}"
     if any(key.startswith("compile.") for key in origin):
         return "CompILE"
     if origin.get("discover.co_training"):
@@ -316,7 +317,11 @@ def learning_curves(plt: Any, results: Results) -> Drawn | None:
     figure, panels = plt.subplots(1, len(worlds), figsize=(5.4 * len(worlds), 4), layout="constrained", squeeze=False)
     rows, words = [], []
     for panel, (world, groups) in zip(panels[0], worlds):
-        for (label, trials), colour, style in zip(groups.items(), COLOURS, STYLES):
+        raw = [label for label in groups if label.startswith(RAW)]
+        drawn = {
+            label: trials for label, trials in groups.items() if label not in raw[1:]
+        }  # the best rate stands for all
+        for (label, trials), colour, style in zip(drawn.items(), COLOURS, STYLES):
             grid, (low, median, high) = quartiles([t.learning_curve for t in trials])
             panel.fill_between(grid, low, high, color=colour, alpha=0.2, linewidth=0)
             panel.plot(grid, median, linestyle=style, color=colour, label=f"{label} ({len(trials)})")

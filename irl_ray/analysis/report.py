@@ -18,7 +18,6 @@ from irl_ray.analysis.results import Results, TrialResult
 from irl_ray.analysis.statistics import success_after
 from irl_ray.models.weights import code_revision
 
-
 # What `irl-ray report --from-nothing` runs: files in tuned_configs, and looks inside models.
 EXPERIMENTS = (
     "gridworld_methods",
@@ -32,6 +31,7 @@ EXPERIMENTS = (
     "gridworld_latent_sweep",
     "gridworld_search",
     "gridworld_lr_scan",
+    "gridworld_raw",
     "gridworld_question_mixer",
     "gridworld_question_tasks",
     "gridworld_question_noise",
