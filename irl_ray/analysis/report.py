@@ -43,7 +43,7 @@ EXPERIMENTS = (
 _ANT_DATA = ("--data", "data/ant_clean")
 LOOKS = (
     ("probe", "gridworld"),
-    ("control", "gridworld"),
+    ("control", "gridworld", "--steps", "800"),
     ("codes", "gridworld", "--temperature", "0.3"),
     ("variance", "gridworld", "--episodes", "256"),
     ("probe", "ant", *_ANT_DATA),
