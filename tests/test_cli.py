@@ -215,6 +215,7 @@ def test_a_file_of_experiments_runs_in_order_and_is_carried_on(tmp_path):
     process = command(["train", "file", str(path), "--ray-num-cpus", "2", "--resume"], tmp_path)
     _, error = process.communicate(timeout=240)
     assert process.returncode == 0, error
+    assert len(list((tmp_path / "results").glob("*_20*"))) == 3  # what was finished was not run again
     found = {e.name: e for e in results.read([tmp_path / "results"]).experiments}
     assert {name: len(e.trials) for name, e in found.items()} == {"a": 2, "a_codes": 2, "a_rl": 2}
     assert len({t.params["alpha"] for t in found["a_codes"].trials}) == 2
@@ -229,12 +230,23 @@ def test_a_file_of_experiments_runs_in_order_and_is_carried_on(tmp_path):
         (CHAIN.replace("metric: gate_score", "metrik: gate_score"), "metrik"),
         (CHAIN.replace("{loguniform: [0.01, 1.0]}", "{loguniform: [0.0, 1.0]}"), "loguniform"),
         (CHAIN.replace("{loguniform: [0.01, 1.0]}", "{uniform: [2, 1]}"), "uniform"),
+        (CHAIN.replace("max_t: 40", "max_t: soon"), "max_t"),
+        (CHAIN.replace("max_t: 40", "max_t: 10"), "grace_period"),
+        (CHAIN.replace("gates_at_reports: true", "gates_at_reports: false"), "gates_at_reports"),
+        (CHAIN.replace("{metric: gate_score, max_t: 40, grace_period: 20}", "5"), "mapping"),
+        (CHAIN.replace("base: {result_of: a}", "base: gridworld\n    data: {result_of: a}"), "stands alone"),
     ],
 )
 def test_mistakes_in_chains_and_searches_cost_one_line(text, told, tmp_path, capsys):
     assert rllib(["train", "file", str(write(tmp_path, text))]) == 2
     error = capsys.readouterr().err
     assert told in error and len(error.strip().splitlines()) == 1
+
+
+def test_flags_that_can_mean_one_experiment_only_are_refused_for_several(tmp_path, capsys):
+    for flag in (["--stop", '{"step": 1}'], ["--experiment-name", "x"], ["--num-samples", "2"]):
+        assert rllib(["train", "file", str(write(tmp_path, CHAIN)), *flag]) == 2
+        assert "holds 3 experiments" in capsys.readouterr().err
 
 
 def test_resume_and_evaluate_name_what_is_missing(tmp_path, capsys):

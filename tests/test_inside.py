@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from conftest import make_agent
 
-from irl_ray.analysis.injection import Walks, codes_of_one_subgoal, free_walks, last_subgoal, next_colour
+from irl_ray.analysis.injection import Walks, codes_of_one_subgoal, free_walks, injection, last_subgoal, next_colour
 from irl_ray.analysis.probe import read_subgoals, steps_since_start
 from irl_ray.analysis.variance import first_is, gradient_statistics, variance_by_steps
 from irl_ray.cli.irl_ray import main
@@ -98,6 +99,17 @@ def test_internal_gradients_do_not_see_how_long_a_code_lasts(tiny_agent, tiny_wo
     assert not any(p.requires_grad for p in tiny_agent.base.parameters())
 
 
+def test_a_walk_that_ended_gives_no_more_scores(tiny_agent, tiny_world):
+    found = variance_by_steps(tiny_agent, replace(tiny_world, horizon=3), (3, 8), 16, seed=0)
+    assert found["raw/score"][0] == found["raw/score"][1]
+
+
+def test_codes_that_lead_nowhere_are_counted_as_such(tiny_world):
+    """A code that lasts one step can visit no pair of colours: there is nothing to inject."""
+    agent = make_agent(tiny_world, forced_switch=True)
+    assert injection(agent, tiny_world, 16, seed=0, step=5) == {"codes": 0, "walks": 16}
+
+
 def test_first_colour_by_hand():
     entered = np.array([[-1, 2, 0], [0, -1, 2], [-1, -1, -1]])
     assert first_is(entered, 2).tolist() == [1, 0, 0]
@@ -123,7 +135,7 @@ def test_mistakes_cost_one_line(tiny_weights, tmp_path, capsys):
         ["control", str(tiny_weights), "--layers", "9"],
         ["codes", str(tiny_weights), "--step", "99"],
         ["variance", str(tiny_weights), "--lengths", "0"],
-        ["probe", str(tiny_weights), "--episodes", "1"],
+        ["probe", str(tiny_weights), "--episodes", "9"],
         ["probe", "ant"],
     ):
         assert main(arguments) == 2
@@ -135,5 +147,5 @@ def test_a_world_without_a_preset_needs_its_tasks(tmp_path, capsys):
 
     world = gridworld_spec({"grid_size": 3, "num_colours": 2, "num_walls": 0, "horizon": 8, "tasks": [[0, 1]]})
     folder = weights.save(make_agent(world), tmp_path / "w")
-    assert main(["control", str(folder), "--episodes", "8", "--steps", "1"]) == 2
+    assert main(["control", str(folder), "--episodes", "16", "--steps", "1"]) == 2
     assert "--tasks" in capsys.readouterr().err

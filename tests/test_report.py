@@ -11,7 +11,7 @@ import pytest
 import torch
 from conftest import make_agent
 
-from irl_ray.analysis import figures, results
+from irl_ray.analysis import figures, report, results
 from irl_ray.analysis.codes import metacontroller_gates
 from irl_ray.analysis.results import ExperimentResult, Results, TrialResult
 from irl_ray.analysis.statistics import (
@@ -22,6 +22,7 @@ from irl_ray.analysis.statistics import (
 )
 from irl_ray.cli.irl_ray import main
 from irl_ray.data.gridworld import GridworldExpert
+from irl_ray.errors import UserError
 
 
 def test_interquartile_mean_by_hand():
@@ -68,26 +69,35 @@ def test_a_rate_distortion_point_by_hand(tiny_world):
     assert found["eval/action_nll_hard"] == pytest.approx(math.log(4), rel=1e-5)
 
 
-def rl_trial(success, **origin):
+def rl_trial(success, settings=(), **origin):
     params = {"env": "irl_ray/GridPinpad-v0", "lr": 3e-3, "seed": 0, "switch_threshold": 0.5, "action_temperature": 0.3}
     points = [[500 * (i + 1), s] for i, s in enumerate(success)]
-    return TrialResult(params, {}, points, {f"discover.{k}": v for k, v in origin.items()}, revision="abc")
+    found = {f"discover.{k}": v for k, v in {"teacher.steps": 1000, **origin}.items()}
+    return TrialResult(params | dict(settings), {}, points, found, revision="abc")
 
 
 def some_results():
-    def found(alpha, seed, f1, **params):
-        gates = {"kl": 1 - alpha, "action_nll": alpha, "switch_f1": f1, "code_subgoal_accuracy": 0.9,
-                 "switches_per_episode": 3.0, "gate_score": f1 * 0.8, "injected_success": 0.1}  # fmt: skip
-        return TrialResult({"alpha": alpha, "seed": seed, "co_training": None, **params}, gates)
+    def found(alpha, seed, finished=True):
+        gates = {"kl": 1 - alpha, "action_nll": alpha, "switch_f1": 0.5 + alpha, "code_subgoal_accuracy": 0.9,
+                 "switches_per_episode": 3.0, "gate_score": 0.4, "injected_success": 0.1}  # fmt: skip
+        return TrialResult({"alpha": alpha, "seed": seed, "co_training": None}, gates, finished=finished)
 
+    rl = {
+        "gridworld_internal": [rl_trial([0.0, 0.4, 0.8] * 4, {"seed": s}) for s in range(3)],
+        "gridworld_question_noise": [rl_trial([0.1] * 12)],
+        "gridworld_cotrain": [rl_trial([0.1] * 12, co_training="scratch")],
+    }
+    discoveries = {
+        "sweep": [found(a, s) for a in (0.1, 0.5) for s in (0, 1)],
+        "sweep_of_stopped_runs": [found(a, 7, finished=False) for a in (0.2, 0.3)],
+        "search": [found(a, 8) for a in (0.2, 0.3)],
+    }
+    raw = [rl_trial([0.0] * 12, {"lr": lr}) for lr in (1e-4, 3e-3)]
     return Results(
         [
-            ExperimentResult(
-                "gridworld_internal", "InternalRL", "1", [rl_trial([0.0, 0.4, 0.8] * 4) for _ in range(3)]
-            ),
-            ExperimentResult("gridworld_raw", "RawRL", "1", [rl_trial([0.0] * 12)]),
-            ExperimentResult("gridworld_cotrain", "InternalRL", "1", [rl_trial([0.1] * 12, co_training="scratch")]),
-            ExperimentResult("sweep", "Discover", "1", [found(a, s, 0.5 + a) for a in (0.1, 0.5) for s in (0, 1)]),
+            *(ExperimentResult(name, "InternalRL", "1", trials) for name, trials in rl.items()),
+            ExperimentResult("gridworld_raw", "RawRL", "1", raw),
+            *(ExperimentResult(name, "Discover", "1", trials) for name, trials in discoveries.items()),
         ],
         [],
     )
@@ -97,16 +107,19 @@ def test_methods_are_told_apart_by_how_their_codes_were_found():
     table = figures.methods(some_results(), "gridworld")
     assert {name: len(trials) for name, trials in table.items()} == {
         "internal RL": 3,
+        "RL on raw actions, lr 0.0001": 1,
         "RL on raw actions, lr 0.003": 1,
         "co-training from scratch": 1,
     }
     assert next(iter(table)) == "internal RL"
+    assert len(figures.best_variants(table)) == 3
     header, rows = figures.method_table(some_results())
     assert rows[0][:3] == ("gridworld", "internal RL", 3)
     assert "success stays under .01" in [row[-1] for row in rows]
-    assert (
-        figures.method_of("InternalRL", rl_trial([0.0], **{"metacontroller.forced_switch": True})) == "forced switching"
-    )
+    forced = rl_trial([0.0], **{"metacontroller.forced_switch": True})
+    assert figures.method_of("InternalRL", forced) == "forced switching"
+    unknown = TrialResult(forced.params, {}, forced.curve)
+    assert figures.method_of("InternalRL", unknown) == "codes of unknown origin"
 
 
 def test_the_page_says_what_was_not_run_and_repeats_itself(tmp_path, capsys):
@@ -125,6 +138,7 @@ def test_the_page_says_what_was_not_run_and_repeats_itself(tmp_path, capsys):
     with (tmp_path / "a" / "fig7_rate_distortion.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [(r["alpha"], r["rate"], r["distortion"]) for r in rows[:1]] == [("0.1", "0.9", "0.1")]
+    assert {r["seed"] for r in rows} == {"0", "1"}  # neither stopped runs nor those of a search
 
 
 def test_folders_of_tune_are_read_and_kept_without_paths(tmp_path, tiny_weights):
@@ -151,6 +165,42 @@ def test_folders_of_tune_are_read_and_kept_without_paths(tmp_path, tiny_weights)
     assert str(tmp_path) not in path.read_text()
     again = results.read([tmp_path / "kept"]).experiments[0]
     assert again == experiment
+    both = results.read([tmp_path / "kept", tmp_path / "results"])
+    assert sum(len(e.trials) for e in both.experiments) == 1  # the same run twice is one run
+    path.write_text(json.dumps({"kind": "experiment", "trials": [{"x": 1}]}))
+    with pytest.raises(UserError, match="another version"):
+        results.read([tmp_path / "kept"])
+
+
+def test_looks_inside_and_open_questions_are_drawn(tiny_weights, tmp_path):
+    """What the four commands write goes through every figure made of it; the reference run answers each question."""
+    extra = {
+        "control": ["--steps", "2", "--layers", "0"],
+        "codes": ["--step", "5"],
+        "variance": ["--lengths", "1", "3"],
+    }
+    for name in ("probe", "control", "codes", "variance"):
+        out = ["--out", str(tmp_path / "in" / f"{name}.json")]
+        assert main([name, str(tiny_weights), "--episodes", "32", *extra.get(name, []), *out]) == 0
+    gates = {"eval/action_nll": 0.3, "floor/bayes": 0.26, "probe_accuracy/layer_0": 0.5, "probe_accuracy/chance": 0.3}
+    pretrained = {
+        "gridworld_question_mixer_pretrain": [{"model.mixer": m} for m in ("transformer", "hawk")],
+        "gridworld_question_noise_pretrain": [{"noise": 0.2}],
+    }
+    experiments = [
+        ExperimentResult(name, "Pretrain", "1", [TrialResult(params, gates) for params in settings])
+        for name, settings in pretrained.items()
+    ]
+    results.store(Results(experiments, []), tmp_path / "in")
+    found = results.read([tmp_path / "in"])
+    mixer, tasks, noise = (report.question_table(found, question) for question in report.QUESTIONS)
+    assert [row[0] for row in mixer[1]] == ["hawk", "transformer"]
+    assert tasks is None and [row[0] for row in noise[1]] == [0.0, 0.2]
+    assert main(["report", str(tmp_path / "in"), "--out", str(tmp_path / "out")]) == 0
+    for name in ("fig3_probe", "figA1_probe_time", "fig4_control", "fig6_switches", "figE2_variance"):
+        assert (tmp_path / "out" / f"{name}.svg").stat().st_size
+    page = (tmp_path / "out" / "index.html").read_text()
+    assert str(tmp_path) not in page and "irl-ray variance tiny" in page
 
 
 def test_nothing_to_report_costs_one_line(tmp_path, capsys):

@@ -5,13 +5,14 @@ Every figure is readable in black and white: lines differ in dashes and markers,
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import cycle
 from typing import Any
 
 import numpy as np
 
-from irl_ray.analysis.results import Results, TrialResult
+from irl_ray.analysis.results import ExperimentResult, Results, TrialResult
 from irl_ray.analysis.statistics import (
     bootstrap_interval,
     episodes_to_half,
@@ -26,6 +27,7 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 WORLDS = ("gridworld", "ant")
 ALIGNED = 0.8  # F1 from which switches count as aligned with subgoals
 RAW = "RL on raw actions"
+APART = ("sweep", "scan", "search", "question")  # experiments that compare settings, not methods
 Row = tuple[Any, ...]
 
 
@@ -47,11 +49,20 @@ class Drawn:
     sources: list[str]
 
 
+def _looks() -> Iterator[tuple[str, Any, str]]:
+    """A colour, a line style and a marker for one line after another."""
+    return zip(cycle(COLOURS), cycle(STYLES), cycle(MARKERS))
+
+
 def source_of(trials: list[TrialResult], name: str) -> str:
-    """A line that says which runs: file, seeds, revisions."""
-    seeds = sorted({str(t.params.get("seed", "?")) for t in trials})
-    revisions = sorted({t.revision for t in trials})
-    return f"tuned_configs/{name}.yaml: {len(trials)} runs, seeds {', '.join(seeds)}; revision {', '.join(revisions)}"
+    """A line that says which runs: experiment, seeds, revisions."""
+    own = sorted({str(t.params.get("seed", "?")) for t in trials})
+    found = sorted(
+        {str(s) for t in trials for k in ("discover.seed", "compile.seed") if (s := t.origin.get(k)) is not None}
+    )
+    codes = f" (of the codes' discovery {', '.join(found)})" if found else ""
+    revisions = ", ".join(sorted({t.revision for t in trials}))
+    return f"{name}: {len(trials)} runs, seeds {', '.join(own)}{codes}; revision {revisions}"
 
 
 def _analysis_source(analysis: dict[str, Any]) -> str:
@@ -69,7 +80,7 @@ def probe_by_layer(plt: Any, results: Results) -> Drawn | None:
         return None
     figure, axes = plt.subplots(figsize=(6, 3.6), layout="constrained")
     rows, words = [], []
-    for analysis, colour, style, marker in zip(found, COLOURS, STYLES, MARKERS):
+    for analysis, (colour, style, marker) in zip(found, _looks()):
         layers = range(len(analysis["accuracy"]))
         label = _label(analysis)
         axes.plot(layers, analysis["accuracy"], linestyle=style, color=colour, marker=marker, label=label)
@@ -119,7 +130,7 @@ def control_by_layer(plt: Any, results: Results) -> Drawn | None:
         return None
     figure, panels = plt.subplots(1, 2, figsize=(8.4, 3.4), layout="constrained", sharey=True)
     rows, words = [], []
-    for analysis, colour, style, marker in zip(found, COLOURS, STYLES, MARKERS):
+    for analysis, (colour, style, marker) in zip(found, _looks()):
         label = f"{_label(analysis)}, {'full' if analysis['rank'] is None else 'rank ' + str(analysis['rank'])}"
         for panel, name in zip(panels, ("success", "success_training_tasks")):
             panel.plot(analysis["layers"], analysis[name], linestyle=style, color=colour, marker=marker, label=label)
@@ -188,24 +199,24 @@ def switches_over_time(plt: Any, results: Results) -> Drawn | None:
 
 def injected_codes(plt: Any, results: Results) -> Drawn | None:
     """B.3.2 (Fig. A4): codes collected from free walks, put in force on other layouts."""
-    found = results.of_kind("codes")
+    found = [a for a in results.of_kind("codes") if a["injection"]["codes"]]
     if not found:
         return None
     figure, axes = plt.subplots(figsize=(1.5 + 1.9 * len(found), 3.2), layout="constrained")
     rows, words, ticks = [], [], []
     for i, analysis in enumerate(found):
         got = analysis["injection"]
-        for j, (kind, count) in enumerate((("", got["walks"]), ("_unseen", got["walks_unseen"]))):
+        kinds = [("", got["walks"]), *([("_unseen", got["walks_unseen"])] if got["walks_unseen"] else [])]
+        for j, (kind, count) in enumerate(kinds):
             pair = [got[f"reached_alone{kind}"], got[f"reached{kind}"]]
             error = [np.sqrt(max(0.0, p * (1 - p)) / max(1, count)) for p in pair]
             at = 2 * i + j + np.array([-0.18, 0.18])
             axes.bar(at, pair, 0.34, color=["white", "0.45"], edgecolor="black", yerr=error, capsize=2, linewidth=0.8)
             ticks.append((2 * i + j, f"{analysis['model']}\n{'unseen' if kind else 'all'}"))
             rows.append((analysis["model"], "unseen" if kind else "all", analysis["injection_step"], count, *pair))
-        words.append(
-            f"{analysis['model']}: {got['reached_alone']:.2f} to {got['reached']:.2f}, after transitions never seen "
-            f"{got['reached_alone_unseen']:.2f} to {got['reached_unseen']:.2f}"
-        )
+        words.append(f"{analysis['model']}: {got['reached_alone']:.2f} to {got['reached']:.2f}")
+        if got["walks_unseen"]:
+            words[-1] += f", of transitions never seen {got['reached_alone_unseen']:.2f} to {got['reached_unseen']:.2f}"
     axes.set_xticks([at for at, _ in ticks], [name for _, name in ticks], fontsize=8)
     axes.set_ylabel("next colour is the code's")
     axes.set_title("white: left alone; grey: code injected; one standard error", fontsize=8)
@@ -220,56 +231,77 @@ def rate_distortion(plt: Any, results: Results) -> Drawn | None:
     Both are the last report's: means over fresh demonstrations with codes (and Gumbel switches) drawn,
     as the objective has them. F1 and the probe are of switches made binary at the threshold.
     """
-    sweeps = [e for e in results.experiments if e.run == "Discover" and "alpha" in e.varied]
-    runs = [(e.name, t) for e in sweeps for t in e.trials if t.finished and "switch_f1" in t.metrics]
-    if not runs:
+    sweeps = _finished_discoveries(results, "alpha")
+    worlds = [world for world in WORLDS if any(t.world == world for trials in sweeps.values() for t in trials)]
+    if not worlds:
         return None
-    figure, panels = plt.subplots(1, 2, figsize=(9, 3.9), layout="constrained", sharey=True, sharex=True)
+    shape = {"figsize": (9, 3.8 * len(worlds)), "layout": "constrained", "squeeze": False}
+    figure, panels = plt.subplots(len(worlds), 2, sharey="row", sharex="row", **shape)
     rows, words = [], []
-    kinds = (("from scratch", False, "o"), ("from subgoal codes", True, "^"))
-    for panel, (title, frozen) in zip(panels, (("base model frozen", True), ("base model trained along", False))):
-        for label, started, marker in kinds:
-            chosen = [
-                t
-                for _, t in runs
-                if (t.params.get("co_training") is None) == frozen and ("start_from" in t.params) == started
-            ]
-            if not chosen:
-                continue
-            rate, loss, f1 = (np.array([t.metrics[name] for t in chosen]) for name in ("kl", "action_nll", "switch_f1"))
-            alphas = sorted({t.params["alpha"] for t in chosen})
-            middle = np.array([
-                np.median([(r, d) for t, r, d in zip(chosen, rate, loss) if t.params["alpha"] == a], 0) for a in alphas
-            ])  # fmt: skip
-            order = middle[:, 0].argsort()
-            panel.plot(*middle[order].T, color="0.6", linewidth=0.8, linestyle="-" if marker == "o" else "--", zorder=1)
-            picture = panel.scatter(
-                rate, loss, c=f1, cmap="Greys", vmin=-0.3, vmax=1, edgecolor="black", linewidth=0.7, s=34,
-                marker=marker, label=f"{label} ({len(chosen)} runs)", zorder=2,
-            )  # fmt: skip
-            rows += [
-                (title, label, t.params["alpha"], t.params.get("seed"), r, d, a, t.metrics["switches_per_episode"],
-                 t.metrics["code_subgoal_accuracy"])
-                for t, r, d, a in zip(chosen, rate, loss, f1)
-            ]  # fmt: skip
-            told = np.array([t.metrics["code_subgoal_accuracy"] for t in chosen])
-            aligned = (f1 >= ALIGNED) & (told >= ALIGNED)
-            words.append(f"{title}, {label}: {int(aligned.sum())} of {len(chosen)} runs have aligned switches (F1 ≥ "
-                         f"{ALIGNED}) and codes that tell the subgoal (probe ≥ {ALIGNED})")  # fmt: skip
-        panel.set_xscale("symlog", linthresh=0.1)
-        panel.set(xlabel="rate: KL, nats per step", title=title, xlim=(-0.01, None))
-        panel.title.set_fontsize(9)
-        panel.grid(alpha=0.3)
-        if panel.get_legend_handles_labels()[0]:
-            panel.legend(frameon=False, fontsize=7)
-        else:
-            panel.text(0.5, 0.5, "not run", ha="center", transform=panel.transAxes)
-    panels[0].set_ylabel("distortion: action NLL, nats per step")
-    figure.colorbar(picture, ax=panels, label="F1 of switches", shrink=0.8)
-    header = ("base_model", "started", "alpha", "seed", "rate", "distortion", "switch_f1", "switches_per_episode",
-              "code_subgoal_accuracy")  # fmt: skip
-    sources = [source_of(e.trials, e.name) for e in sweeps]
+    for line, world in zip(panels, worlds):
+        for panel, frozen in zip(line, (True, False)):
+            title = f"{world}: base model {'frozen' if frozen else 'trained along'}"
+            for label, started, marker in (("from scratch", False, "o"), ("from subgoal codes", True, "^")):
+                chosen = [
+                    t
+                    for trials in sweeps.values()
+                    for t in trials
+                    if t.world == world
+                    and (t.params.get("co_training") is None) == frozen
+                    and ("start_from" in t.params) == started
+                ]
+                if chosen:
+                    _scatter(panel, chosen, label, marker)
+                    told = np.array([t.metrics["code_subgoal_accuracy"] for t in chosen])
+                    f1 = np.array([t.metrics["switch_f1"] for t in chosen])
+                    aligned = int(((f1 >= ALIGNED) & (told >= ALIGNED)).sum())
+                    words.append(
+                        f"{title}, {label}: {aligned} of {len(chosen)} runs end with aligned switches "
+                        f"(F1 ≥ {ALIGNED}) and codes that tell the subgoal (probe ≥ {ALIGNED})"
+                    )
+                names = ("kl", "action_nll", "switch_f1", "switches_per_episode", "code_subgoal_accuracy")
+                rows += [
+                    (world, "frozen" if frozen else "trained along", label, t.params["alpha"], t.params.get("seed"),
+                     *(t.metrics[name] for name in names))
+                    for t in chosen
+                ]  # fmt: skip
+            panel.set_xscale("symlog", linthresh=0.1)
+            panel.set(xlabel="rate: KL, nats per step", title=title, xlim=(-0.01, None))
+            panel.title.set_fontsize(9)
+            panel.grid(alpha=0.3)
+            if panel.get_legend_handles_labels()[0]:
+                panel.legend(frameon=False, fontsize=7)
+            else:
+                panel.text(0.5, 0.5, "not run", ha="center", transform=panel.transAxes)
+        line[0].set_ylabel("distortion: action NLL, nats per step")
+    figure.colorbar(
+        plt.cm.ScalarMappable(plt.Normalize(-0.3, 1), "Greys"), ax=panels, label="F1 of switches", shrink=0.8
+    )
+    header = ("world", "base_model", "started", "alpha", "seed", "rate", "distortion", "switch_f1",
+              "switches_per_episode", "code_subgoal_accuracy")  # fmt: skip
+    sources = [source_of(trials, name) for name, trials in sweeps.items()]
     return Drawn(figure, header, rows, "; ".join(words) + ".", sources)
+
+
+def _scatter(panel: Any, trials: list[TrialResult], label: str, marker: str) -> None:
+    """Rate and distortion of runs, shaded by F1, and a line through the medians of each α."""
+    points = np.array([[t.metrics[name] for name in ("kl", "action_nll", "switch_f1")] for t in trials])
+    alpha = np.array([t.params["alpha"] for t in trials])
+    middle = np.array([np.median(points[alpha == a, :2], 0) for a in sorted(set(alpha))])
+    panel.plot(*middle[middle[:, 0].argsort()].T, color="0.6", linewidth=0.8, linestyle="-" if marker == "o" else "--")
+    panel.scatter(
+        *points[:, :2].T, c=points[:, 2], cmap="Greys", vmin=-0.3, vmax=1, edgecolor="black", linewidth=0.7, s=34,
+        marker=marker, label=f"{label} ({len(trials)} runs)", zorder=2,
+    )  # fmt: skip
+
+
+def _finished_discoveries(results: Results, key: str) -> dict[str, list[TrialResult]]:
+    """Finished runs of discovery that differ in `key`, by experiment; of searches, none."""
+    chosen: list[ExperimentResult] = [
+        e for e in results.experiments if e.run == "Discover" and key in e.varied and "search" not in e.name
+    ]
+    found = {e.name: [t for t in e.trials if t.finished and "injected_success" in t.metrics] for e in chosen}
+    return {name: trials for name, trials in found.items() if trials}
 
 
 def method_of(run: str, trial: TrialResult) -> str:
@@ -277,8 +309,10 @@ def method_of(run: str, trial: TrialResult) -> str:
     origin = trial.origin
     if run == "RawRL":
         return f"{RAW}, lr {trial.params.get('lr', 0):g}"
-    if any(key.startswith("compile.") for key in origin):
-        return "CompILE"
+    if not origin:
+        return "codes of unknown origin"
+    if "compile.code_weight" in origin:
+        return f"CompILE, code weight {origin['compile.code_weight']:g}"
     if origin.get("discover.co_training"):
         start = "scratch" if origin["discover.co_training"] == "scratch" else "the pretrained base"
         return f"co-training from {start}"
@@ -294,10 +328,10 @@ def method_of(run: str, trial: TrialResult) -> str:
 
 
 def methods(results: Results, world: str) -> dict[str, list[TrialResult]]:
-    """Runs of RL in one world by method; scans and sweeps have figures of their own."""
+    """Runs of RL in one world by method; those of `APART` have figures and tables of their own."""
     groups: dict[str, list[TrialResult]] = {}
     for experiment in results.experiments:
-        if experiment.run not in ("InternalRL", "RawRL") or "sweep" in experiment.name or "scan" in experiment.name:
+        if experiment.run not in ("InternalRL", "RawRL") or any(word in experiment.name for word in APART):
             continue
         for trial in experiment.trials:
             if trial.curve and trial.world == world and trial.finished:
@@ -317,11 +351,7 @@ def learning_curves(plt: Any, results: Results) -> Drawn | None:
     figure, panels = plt.subplots(1, len(worlds), figsize=(5.4 * len(worlds), 4), layout="constrained", squeeze=False)
     rows, words = [], []
     for panel, (world, groups) in zip(panels[0], worlds):
-        raw = [label for label in groups if label.startswith(RAW)]
-        drawn = {
-            label: trials for label, trials in groups.items() if label not in raw[1:]
-        }  # the best rate stands for all
-        for (label, trials), colour, style in zip(drawn.items(), COLOURS, STYLES):
+        for (label, trials), (colour, style, _) in zip(best_variants(groups).items(), _looks()):
             grid, (low, median, high) = quartiles([t.learning_curve for t in trials])
             panel.fill_between(grid, low, high, color=colour, alpha=0.2, linewidth=0)
             panel.plot(grid, median, linestyle=style, color=colour, label=f"{label} ({len(trials)})")
@@ -332,10 +362,22 @@ def learning_curves(plt: Any, results: Results) -> Drawn | None:
         panel.legend(frameon=False, fontsize=7, title="(runs)", title_fontsize=7)
         best, final = next((name, np.median([_final(t) for t in trials])) for name, trials in groups.items())
         words.append(f"{world}: the highest is {best} with a median of {final:.3f} at the end")
+        left_out = len(groups) - len(best_variants(groups))
+        if left_out:
+            words[-1] += f" ({left_out} worse settings of the baselines are in the table alone)"
     panels[0][0].set_ylabel("success")
     header = ("world", "method", "episodes", "quartile_1", "median", "quartile_3")
-    chosen = [e for e in results.experiments if e.run in ("InternalRL", "RawRL") and "sweep" not in e.name]
-    return Drawn(figure, header, rows, "; ".join(words) + ".", [source_of(e.trials, e.name) for e in chosen])
+    sources = [source_of(t, f"{world}, {label}") for world, groups in worlds for label, t in groups.items()]
+    return Drawn(figure, header, rows, "; ".join(words) + ".", sources)
+
+
+def best_variants(groups: dict[str, list[TrialResult]]) -> dict[str, list[TrialResult]]:
+    """Of labels that differ only after a comma, as learning rates of one baseline do, the first, which is the best."""
+    found: dict[str, tuple[str, list[TrialResult]]] = {}
+    for label, trials in groups.items():
+        varies = label.startswith((RAW, "CompILE"))
+        found.setdefault(label.split(",")[0] if varies else label, (label, trials))
+    return dict(found.values())
 
 
 def method_table(results: Results) -> tuple[Row, list[Row]]:
@@ -356,7 +398,8 @@ def method_table(results: Results) -> tuple[Row, list[Row]]:
             prior = float(np.mean([curve[1][0] for curve in curves]))
             rows.append((world, label, len(trials), f"{prior:.4f}", f"{count:.0f}",
                          f"{middle:.3f} ({low:.3f}–{high:.3f})", shown,
-                         f"{np.median(half):.0f}" if half else "success stays under .01"))  # fmt: skip
+                         f"{np.median(half):.0f} ({len(half)} of {len(curves)} runs)" if half
+                         else "success stays under .01"))  # fmt: skip
     return header, rows
 
 
@@ -365,28 +408,33 @@ def gradient_variance(plt: Any, results: Results) -> Drawn | None:
     found = results.of_kind("variance")
     if not found:
         return None
-    figure, axes = plt.subplots(figsize=(5.4, 3.6), layout="constrained")
+    figure, panels = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained", sharey=True)
     rows, words = [], []
-    for analysis, marker in zip(found, MARKERS):
+    for analysis, (_, _, marker) in zip(found, _looks()):
         for name, style in (("internal", "-"), ("raw", "--")):
-            score = np.array(analysis[f"{name}/score"])
-            axes.plot(analysis["lengths"], score / score[0], style, color="black", marker=marker,
-                      label=f"{analysis['model']}: {name}")  # fmt: skip
-            columns = zip(analysis["lengths"], score, analysis[f"{name}/variance"], analysis[f"{name}/signal"])
-            rows += [(analysis["model"], name, *row) for row in columns]
-        raw, internal = (np.array(analysis[f"{name}/score"]) for name in ("raw", "internal"))
+            moments = [analysis[f"{name}/{moment}"] for moment in ("score", "variance", "signal")]
+            for panel, values in zip(panels, moments):
+                label = f"{analysis['model']}: {name}"
+                panel.plot(analysis["lengths"], values, style, color="black", marker=marker, markersize=4, label=label)
+            rows += [(analysis["model"], name, *row) for row in zip(analysis["lengths"], *moments)]
         first, last = analysis["lengths"][0], analysis["lengths"][-1]
-        words.append(f"{analysis['model']}: from {first} to {last} raw steps a decision "
-                     f"internal {internal[-1] / internal[0]:.2f} times, raw {raw[-1] / raw[0]:.1f} times")  # fmt: skip
-    axes.set(
-        xscale="log", yscale="log", xlabel="raw steps per decision", ylabel="E |∇ log π|², relative to the shortest"
-    )
-    axes.grid(alpha=0.3)
-    axes.legend(frameon=False, fontsize=8)
+        raw, internal = ([analysis[f"{name}/variance"][i] for i in (0, -1)] for name in ("raw", "internal"))
+        words.append(
+            f"{analysis['model']}: from {first} to {last} raw steps a decision the measured variance goes from "
+            f"{internal[0]:.3g} to {internal[1]:.3g} in internal RL and from {raw[0]:.3g} to {raw[1]:.3g} in raw RL "
+            "(other parameters, so compare the growth)"
+        )
+    for panel, title in zip(
+        panels, ("return that decisions do not change: E |∇ log π|²", "measured, return: first colour")
+    ):
+        panel.set(xscale="log", yscale="log", xlabel="raw steps per decision", title=title)
+        panel.title.set_fontsize(9)
+        panel.grid(alpha=0.3)
+    panels[0].set_ylabel("variance of the gradient estimate (trace)")
+    panels[0].legend(frameon=False, fontsize=7)
     sources = [_analysis_source(a) for a in found]
-    return Drawn(
-        figure, ("model", "kind", "raw_steps", "score", "variance", "signal"), rows, "; ".join(words) + ".", sources
-    )
+    header = ("model", "kind", "raw_steps", "score", "variance", "signal")
+    return Drawn(figure, header, rows, "; ".join(words) + ".", sources)
 
 
 def sweep_figure(
@@ -395,16 +443,18 @@ def sweep_figure(
     """A figure of gates of discovery by one setting, one panel a metric: every run, and medians."""
 
     def draw(plt: Any, results: Results) -> Drawn | None:
-        sweeps = [e for e in results.experiments if e.run == "Discover" and key in e.varied and "search" not in e.name]
-        groups = {e.name: [t for t in e.trials if t.finished and "switch_f1" in t.metrics] for e in sweeps}
-        groups = {name: trials for name, trials in groups.items() if trials}
+        groups: dict[str, list[TrialResult]] = {}
+        for name, trials in _finished_discoveries(results, key).items():
+            for trial in trials:
+                along = ", base trained along" if trial.params.get("co_training") else ""
+                groups.setdefault(f"{name}{along}", []).append(trial)
         if not groups:
             return None
         shape = {"figsize": (3.2 * len(metrics), 3.2), "layout": "constrained", "squeeze": False}
         figure, panels = plt.subplots(1, len(metrics), **shape)
         rows = []
         for panel, (metric, ylabel) in zip(panels[0], metrics.items()):
-            for (name, trials), colour, style, marker in zip(groups.items(), COLOURS, STYLES, MARKERS):
+            for (name, trials), (colour, style, marker) in zip(groups.items(), _looks()):
                 x = np.array([t.params[key] for t in trials], float)
                 y = np.array([t.metrics[metric] for t in trials])
                 values = sorted(set(x))
@@ -433,13 +483,12 @@ def sweep_figure(
 def learning_rates(plt: Any, results: Results) -> Drawn | None:
     """C.5.5: final success by learning rate."""
     scans = [e for e in results.experiments if e.run in ("InternalRL", "RawRL") and e.varied == ["lr"]]
-    groups = {e.name: [t for t in e.trials if t.finished and t.curve] for e in scans}
-    groups = {name: trials for name, trials in groups.items() if trials}
+    groups = {e.name: trials for e in scans if (trials := [t for t in e.trials if t.finished and t.curve])}
     if not groups:
         return None
     figure, axes = plt.subplots(figsize=(5.4, 3.4), layout="constrained")
     rows, words = [], []
-    for (name, trials), colour, style, marker in zip(groups.items(), COLOURS, STYLES, MARKERS):
+    for (name, trials), (colour, style, marker) in zip(groups.items(), _looks()):
         points = sorted((t.params["lr"], _final(t), t.curve[-1][0]) for t in trials)
         axes.plot(*zip(*[p[:2] for p in points]), linestyle=style, color=colour, marker=marker, label=name)
         rows += [(name, *point) for point in points]

@@ -43,6 +43,7 @@ def free_walks(
     seed: int,
     temperature: float = 1.0,
     inject: tuple[int, Tensor] | None = None,
+    purpose: str = "collect",
 ) -> Walks:
     """Walks under codes drawn from the prior at every switch.
 
@@ -53,14 +54,15 @@ def free_walks(
         seed: of layouts, actions and codes.
         temperature: at which actions are drawn.
         inject: a step, and codes [N, z] that are put in force then, until the next switch.
+        purpose: of the walks; other purposes have other layouts, actions and codes.
     """
     env = InternalVectorEnv(
         agent, world, episodes, threshold=agent.switch_threshold, action_temperature=temperature, autoreset="disabled"
     )
     env.raw.free = True
-    env.reset(seed=[int(s) for s in generator(seed, "walks", "layouts").integers(2**62, size=episodes)])
+    env.reset(seed=[int(s) for s in generator(seed, "walks", purpose, "layouts").integers(2**62, size=episodes)])
     shape = (episodes, world.horizon, agent.metacontroller.config.code_size)
-    drawn = torch.from_numpy(generator(seed, "walks", "codes").standard_normal(shape, np.float32))
+    drawn = torch.from_numpy(generator(seed, "walks", purpose, "codes").standard_normal(shape, np.float32))
     asking, running = np.ones(episodes, bool), np.ones(episodes, bool)
     number, in_force = np.full(episodes, -1), torch.zeros(episodes, shape[-1])
     walks = Walks(np.zeros(shape, np.float32), np.full(shape[:2], -1), np.full(shape[:2], -1))
@@ -118,7 +120,7 @@ def last_subgoal(walks: Walks, step: int, world: PinpadSpec) -> np.ndarray:
 
 def injection(
     agent: Artefact, world: PinpadSpec, episodes: int, seed: int, step: int = 30, temperature: float = 1.0
-) -> dict[str, float]:
+) -> dict[str, float | None]:
     """Collects codes, injects them on new layouts, and compares with the same walks left alone.
 
     Args:
@@ -132,21 +134,23 @@ def injection(
     Returns:
         `reached`, the share of walks in which the next colour is the first of the injected code's
         subgoal, and `reached_alone`, the same without injection; both again with `_unseen` where the
-        walk had just done a subgoal after which no pretraining task has this one; counts of walks
-        and collected codes.
+        walk had just done another subgoal after which no pretraining task has this one (None if there was
+        no such walk); counts of walks and collected codes. Of a metacontroller none of whose codes
+        led to exactly one subgoal only the counts.
 
     Raises:
-        UserError: if no code led to exactly one subgoal, or the step is past the horizon.
+        UserError: if the step is past the horizon.
     """
     if not 0 < step < world.horizon:
         raise UserError(f"--step {step}: expected between 1 and {world.horizon - 1}, the horizon")
     codes, subgoals = codes_of_one_subgoal(free_walks(agent, world, episodes, seed, temperature), world)
     if not len(codes):
-        raise UserError(f"no code led to exactly one subgoal in {episodes} walks; try more --episodes")
+        return {"codes": 0, "walks": episodes}
     chosen = generator(seed, "walks", "choice").integers(len(codes), size=episodes)
     target = subgoals[chosen]
-    alone = free_walks(agent, world, episodes, seed + 1, temperature)
-    steered = free_walks(agent, world, episodes, seed + 1, temperature, (step, torch.from_numpy(codes[chosen])))
+    injected = (step, torch.from_numpy(codes[chosen]))
+    alone = free_walks(agent, world, episodes, seed, temperature, purpose="test")
+    steered = free_walks(agent, world, episodes, seed, temperature, injected, purpose="test")
     before = last_subgoal(alone, step, world)
     first = np.array([colours[0] for colours in world.subgoals])[target]
     seen = {pair for task in world.tasks for pair in zip(world.task_subgoals(task), world.task_subgoals(task)[1:])}
@@ -155,5 +159,5 @@ def injection(
     for name, walks in (("reached", steered), ("reached_alone", alone)):
         hit = next_colour(walks, step) == first
         result[name] = float(hit.mean())
-        result[f"{name}_unseen"] = float(hit[unseen].mean()) if unseen.any() else float("nan")
+        result[f"{name}_unseen"] = float(hit[unseen].mean()) if unseen.any() else None
     return result

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import csv
 import html
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,15 +40,15 @@ EXPERIMENTS = (
     "ant_cotrain",
     "ant_compile",
 )
-_ANT_DATA = ("--data", "data/ant_clean")
+ANT_DATA = "data/ant_clean"
 LOOKS = (
     ("probe", "gridworld"),
     ("control", "gridworld", "--steps", "800"),
     ("codes", "gridworld", "--temperature", "0.3"),
     ("variance", "gridworld", "--episodes", "256"),
-    ("probe", "ant", *_ANT_DATA),
-    ("control", "ant", *_ANT_DATA, "--steps", "600", "--episodes", "512", "--temperature", "0.2"),
-    ("codes", "ant", *_ANT_DATA, "--episodes", "512", "--temperature", "0.2"),
+    ("probe", "ant", "--data", ANT_DATA),
+    ("control", "ant", "--data", ANT_DATA, "--steps", "600", "--episodes", "512", "--temperature", "0.2"),
+    ("codes", "ant", "--data", ANT_DATA, "--episodes", "512", "--temperature", "0.2"),
     ("variance", "ant", "--episodes", "128"),
 )
 FROM_NOTHING = "irl-ray report --from-nothing results --out report"
@@ -109,7 +109,8 @@ SECTIONS = (
         "fig7_rate_distortion", "Fig. 7: rate and distortion, base model frozen and trained along",
         "With the frozen base model a horizontal gap appears beside the subgoal-aligned solutions; trained along it "
         "does not, and most runs collapse to one switch at the start.",
-        figures.rate_distortion, "rllib train file tuned_configs/gridworld_alpha_sweep.yaml (and _cotrain, _subgoals)",
+        figures.rate_distortion,
+        "rllib train file tuned_configs/gridworld_alpha_sweep.yaml (and _cotrain, _subgoals)",
     ),
     Section(
         "fig8_learning", "Fig. 8: reinforcement learning",
@@ -150,13 +151,21 @@ class Question:
         title: the question.
         key: the setting, as in `TrialResult.params` of pretraining.
         shown: its name in the table.
-        experiment: whose runs answer it.
+        experiment: whose runs answer it, beside those of `REFERENCE` with a Transformer, all tasks and ε = 0.
     """
 
     title: str
     key: str
     shown: str
     experiment: str
+
+    def asks(self, experiment: str, settings: Mapping[str, Any]) -> bool:
+        """Whether a run answers it: of its own experiment, or the reference."""
+        reference = experiment.startswith(REFERENCE) and settings.get("model.mixer", "transformer") == "transformer"
+        return experiment.startswith(self.experiment) or reference
+
+
+REFERENCE = "gridworld_question_mixer"
 
 
 QUESTIONS = (
@@ -168,23 +177,23 @@ QUESTIONS = (
 
 def question_table(results: Results, question: Question) -> tuple[Row, list[Row]] | None:
     """Base model, codes and RL by the setting in question; None if nothing was run."""
-    pretrained = results.trials("Pretrain", question.experiment)
-    if not pretrained:
+    runs: dict[str, list[TrialResult]] = {"Pretrain": [], "Discover": [], "InternalRL": []}
+    for experiment in results.experiments:
+        for trial in experiment.trials if experiment.run in runs else ():
+            if trial.finished and question.asks(experiment.name, _pretraining(trial, experiment.run)):
+                runs[experiment.run].append(trial)
+    values = {_value(t, "Pretrain", question.key) for t in runs["Pretrain"]}
+    if len(values) < 2:
         return None
     header = (question.shown, "action NLL (Bayes)", "best probe (chance)", "controllers, unseen order",
               "F1", "code → subgoal", "injected", "internal RL")  # fmt: skip
     rows = []
-    for trial in pretrained:
-        value, m = _setting(trial, question.key), trial.metrics
-        later = [t for t in results.trials("Discover", question.experiment) if _came_from(t, question.key, value)]
-        rl = [
-            t
-            for t in results.trials("InternalRL", question.experiment)
-            if _came_from(t, question.key, value) and t.curve
-        ]
+    for value in sorted(values, key=str):
+        base, codes, rl = ([t for t in runs[run] if _value(t, run, question.key) == value] for run in runs)
+        m = base[0].metrics
         probes = [v for k, v in m.items() if k.startswith("probe_accuracy/layer")]
         control = [v for k, v in m.items() if k.startswith("control_success/layer")]
-        gates = [_mean(later, name) for name in ("switch_f1", "code_subgoal_accuracy", "injected_success")]
+        gates = [_mean(codes, name) for name in ("switch_f1", "code_subgoal_accuracy", "injected_success")]
         final = [success_after(t.learning_curve, t.curve[-1][0]) for t in rl]
         rows.append((
             value, f"{m.get('eval/action_nll', np.nan):.3f} ({m.get('floor/bayes', np.nan):.3f})",
@@ -195,13 +204,16 @@ def question_table(results: Results, question: Question) -> tuple[Row, list[Row]
     return header, rows
 
 
-def _setting(trial: TrialResult, key: str) -> Any:
-    defaults = {"model.mixer": "transformer", "noise": 0.0, "world.tasks.length": 12}
-    return trial.params.get(key, defaults[key])
+def _pretraining(trial: TrialResult, run: str) -> dict[str, Any]:
+    """Settings of the pretraining behind a run."""
+    if run == "Pretrain":
+        return trial.params
+    return {k.removeprefix("pretrain."): v for k, v in trial.origin.items() if k.startswith("pretrain.")}
 
 
-def _came_from(trial: TrialResult, key: str, value: Any) -> bool:
-    return trial.origin.get(f"pretrain.{key}") == value
+def _value(trial: TrialResult, run: str, key: str) -> Any:
+    defaults = {"model.mixer": "transformer", "noise": 0.0, "world.tasks.length": 12}  # of the small preset
+    return _pretraining(trial, run).get(key, defaults[key])
 
 
 def _mean(trials: list[TrialResult], name: str) -> str:
@@ -312,7 +324,9 @@ _PAGE = """<!doctype html>
 <p>Counterparts, at small scale, of the figures of <a href="https://arxiv.org/abs/2512.20605">arXiv 2512.20605</a>.
 Every figure has a CSV beside it; what was not run says so. Lines are medians, areas quartiles over runs.
 Revision {revision}.</p>
-<p>From nothing: <code>{scratch}</code></p>
+<p>F1 of switches allows for ±1 step on the gridworld and ±5 on the ant. Success of the ant is as measured; the paper
+divides by its expert's .7, ours has .99.</p>
+<p>From the released weights: <code>{scratch}</code></p>
 <nav>{contents}</nav>
 {body}
 </body></html>

@@ -38,7 +38,7 @@ class TrialResult:
         curve: RL: success by episodes, [n, 2].
         origin: how the weights it started from were made, as `phase.key`, such as `discover.alpha`.
         seconds: how long it ran.
-        finished: whether it ran to its end.
+        finished: whether it ran to its end, and was not stopped by a scheduler before.
         revision: of the code that ran it.
     """
 
@@ -60,6 +60,11 @@ class TrialResult:
     def world(self) -> str:
         """ "ant" or "gridworld"."""
         return "ant" if "Ant" in str(self.params.get("env", "")) else "gridworld"
+
+    @property
+    def what(self) -> str:
+        """Settings and origin as text: two runs with the same are the same run, done twice."""
+        return json.dumps([self.params, self.origin], sort_keys=True)
 
 
 @dataclass
@@ -93,9 +98,9 @@ class Results:
     experiments: list[ExperimentResult]
     analyses: list[dict[str, Any]]
 
-    def of_kind(self, kind: str, world: str | None = None) -> list[dict[str, Any]]:
+    def of_kind(self, kind: str) -> list[dict[str, Any]]:
         """Analyses of a kind."""
-        return [a for a in self.analyses if a["kind"] == kind and world in (None, a.get("world"))]
+        return [analysis for analysis in self.analyses if analysis["kind"] == kind]
 
     def trials(self, run: str, *names: str) -> list[TrialResult]:
         """The finished runs of a trainable, in experiments whose names begin so."""
@@ -120,26 +125,45 @@ def read(paths: Iterable[str | Path]) -> Results:
             content = _json(file)
             kind = content.get("kind") if isinstance(content, dict) else None
             if kind == STORED:
-                trials = [TrialResult(**trial) for trial in content["trials"]]
+                try:
+                    trials = [TrialResult(**trial) for trial in content["trials"]]
+                except (TypeError, KeyError) as error:
+                    raise UserError(f"{file}: stored by another version ({error}); store the results again") from None
                 experiments.append(ExperimentResult(content["name"], content["run"], content["date"], trials))
             elif kind in ANALYSES:
                 analyses.append(content)
         if path.is_dir():
-            folders = sorted({file.parent.parent for file in path.rglob("params.json")})
-            experiments += [read_experiment(folder) for folder in folders]
+            trials: dict[Path, list[Path]] = {}
+            for file in sorted(path.resolve().rglob("params.json")):
+                trials.setdefault(file.parent.parent, []).append(file.parent)
+            experiments += [read_experiment(folder, inside) for folder, inside in trials.items()]
     if not experiments and not analyses:
         raise UserError(f"{', '.join(map(str, paths))}: neither results of rllib train nor analyses there")
-    return Results(experiments, analyses)
+    return Results(_each_once(experiments), analyses)
 
 
-def read_experiment(folder: Path) -> ExperimentResult:
-    """One of Tune's experiment folders."""
+def _each_once(experiments: list[ExperimentResult]) -> list[ExperimentResult]:
+    """Without runs that were done, or are stored, twice: the newest of each stays."""
+    seen: set[tuple[str, str]] = set()
+    for experiment in sorted(experiments, key=lambda e: e.date, reverse=True):
+        fresh = []
+        for trial in experiment.trials:
+            key = (experiment.run, trial.what)
+            if key not in seen or not trial.finished:
+                fresh.append(trial)
+            seen |= {key} if trial.finished else set()
+        experiment.trials = fresh
+    return [experiment for experiment in experiments if experiment.trials]
+
+
+def read_experiment(folder: Path, inside: list[Path]) -> ExperimentResult:
+    """Some of the trials of one of Tune's experiment folders."""
     trials, run = [], ""
-    for params in sorted(folder.glob("*/params.json")):
-        rows = _rows(params.parent / "result.json")
+    for trial in inside:
+        rows = _rows(trial / "result.json")
         if rows:
-            run = params.parent.name.split("_", 1)[0].removesuffix("Trainable")
-            trials.append(_trial(params.parent, _json(params), rows))
+            run = trial.name.split("_", 1)[0].removesuffix("Trainable")
+            trials.append(_trial(trial, _json(trial / "params.json"), rows))
     name = _DATED.sub("", folder.name)
     date = _DATED.search(folder.name)
     return ExperimentResult(name, {"Compile": "CompILE"}.get(run, run), date[0][1:] if date else "", trials)
@@ -150,7 +174,7 @@ def _trial(folder: Path, settings: dict[str, Any], rows: list[dict[str, Any]]) -
     if rl:
         settings = {key: settings[key] for key in _RL_KEYS if key in settings}
     names = {key: settings[key] for key in _WEIGHT_KEYS if isinstance(settings.get(key), str)}
-    origin = _origin(names.get("metacontroller") or names.get("base"))
+    origin = _origin(_newest_card(folder) or _named_card(names.get("metacontroller") or names.get("base")), not rl)
     shown = {key: shown_name(settings[key]) for key in _PATH_KEYS if isinstance(settings.get(key), str)}
     params = _flat({**settings, **{key: shown_name(value) for key, value in names.items()}, **shown})
     curve = [
@@ -169,7 +193,7 @@ def _trial(folder: Path, settings: dict[str, Any], rows: list[dict[str, Any]]) -
         curve=curve,
         origin=origin,
         seconds=float(rows[-1].get("time_total_s", 0.0)),
-        finished=bool(rows[-1].get("done", False)),
+        finished=bool(rows[-1].get("done", False)) and rows[-1].get("progress", 1.0) >= 1.0,
         revision=_revision(folder),
     )
 
@@ -181,23 +205,32 @@ def shown_name(value: str) -> str:
     return _DATED.sub("", dated[0]) if dated else path.name
 
 
-def _origin(name: str | None) -> dict[str, Any]:
-    """How the supervised phases behind some weights were run, as `phase.key`; empty if they are gone."""
+def _newest_card(trial: Path) -> dict[str, Any]:
+    """What a run's own newest artefact tells of itself; empty if there is none."""
+    cards = sorted(trial.glob("*/artefact/config.json"))
+    return _json(cards[-1]) if cards else {}
+
+
+def _named_card(name: str | None) -> dict[str, Any]:
+    """What weights tell of themselves; empty if they are gone."""
     try:
-        provenance = json.loads((weights.resolve(name) / "config.json").read_text())["provenance"]
-    except (UserError, OSError, TypeError, KeyError, json.JSONDecodeError):
+        return _json(weights.resolve(name) / "config.json")
+    except (UserError, TypeError):
         return {}
+
+
+def _origin(card: dict[str, Any], supervised: bool) -> dict[str, Any]:
+    """How the supervised phases behind a run were run, as `phase.key`; of a supervised run only pretraining."""
     found: dict[str, Any] = {}
-    for phase in ("pretrain", "discover", "compile"):
-        if phase in provenance:
-            config = {k: v for k, v in provenance[phase].get("config", {}).items() if k not in _PATH_KEYS}
+    for phase in ("pretrain",) if supervised else ("pretrain", "discover", "compile"):
+        if phase in card.get("provenance", {}):
+            config = {k: v for k, v in card["provenance"][phase].get("config", {}).items() if k not in _PATH_KEYS}
             found |= _flat(config, f"{phase}.")
     return found
 
 
 def _revision(trial: Path) -> str:
-    cards = sorted(trial.glob("*/artefact/config.json"))
-    made = _json(cards[-1]).get("provenance", {}) if cards else {}
+    made = _newest_card(trial).get("provenance", {})
     return str(list(made.values())[-1].get("revision", "unknown")) if made else "unknown"
 
 
@@ -232,9 +265,14 @@ def _rows(path: Path) -> list[dict[str, Any]]:
 
 
 def store(results: Results, folder: Path) -> list[Path]:
-    """Writes one JSON per experiment: settings, last metrics and learning curves, without checkpoints or paths."""
+    """Writes one JSON per experiment (settings, last metrics, learning curves; no checkpoints, no paths) and
+    one per analysis."""
     folder.mkdir(parents=True, exist_ok=True)
     written = []
+    for analysis in results.analyses:
+        path = folder / f"{analysis['model']}_{analysis['kind']}.json"
+        path.write_text(json.dumps(analysis, indent=1) + "\n")
+        written.append(path)
     for experiment in results.experiments:
         trials = [asdict(trial) for trial in experiment.trials]
         for trial in trials:

@@ -2,8 +2,9 @@
 
 For one episode of return R the estimate is A ∇ log π(decisions), A being R relative to the batch. Internal
 RL decides once and holds its code for n raw steps; raw RL decides n times. Return that does not
-depend on the decisions, with unit variance, adds E |∇ log π|² to the estimate's variance: for internal
-RL that is the same for every n, for raw RL it grows with n.
+depend on the decisions, with unit variance, adds E |∇ log π|² to the estimate's variance: by construction
+the same for every n in internal RL, a sum over n steps in raw RL. With a real return the variance is
+measured.
 """
 
 from __future__ import annotations
@@ -47,12 +48,12 @@ def gradient_statistics(scores: Iterable[Tensor], advantages: Sequence[float]) -
 @torch.no_grad()
 def held_walks(
     agent: Artefact, world: PinpadSpec, codes: Tensor | None, steps: int, episodes: int, seed: int, temperature: float
-) -> tuple[Tensor, Tensor, np.ndarray, Tensor]:
+) -> tuple[Tensor, Tensor, np.ndarray, np.ndarray, Tensor]:
     """Walks of `steps` steps without a task, each under one code, or without codes.
 
     Returns:
-        Observations [N, n, ...], actions [N, n, ...], colours entered [N, n] (-1 for none), and the
-        residual stream e_l at the start [N, d].
+        Observations [N, n, ...], actions [N, n, ...], colours entered [N, n] (-1 for none), steps until the
+        walk ended by itself [N] (n if it did not), and the residual stream e_l at the start [N, d].
     """
     base, meta = agent.base, agent.metacontroller
     env = vector_env(world, episodes)
@@ -61,6 +62,7 @@ def held_walks(
     seen, _ = env.reset(seed=[int(s) for s in generator(seed, "variance", "layouts").integers(2**62, size=episodes)])
     state = base.initial_state(episodes, steps)
     observations, actions, entered, start = [], [], [], None
+    lasted, running = np.zeros(episodes, np.int64), np.ones(episodes, bool)
     for _ in range(steps):
         observations.append(torch.from_numpy(np.array(seen)))
         residual = base.lower_step(observations[-1], state, meta.layer)
@@ -70,10 +72,12 @@ def held_walks(
         inputs = base.action_inputs(base.upper_step(residual, state, meta.layer))
         noise = torch.from_numpy(base.actions.noise(random, episodes))
         actions.append(base.actions.sample(inputs, noise, temperature))
-        seen, *_, info = env.step(actions[-1].numpy())
-        entered.append(info["entered"].copy())
+        seen, _, terminated, truncated, info = env.step(actions[-1].numpy())
+        entered.append(np.where(running, info["entered"], -1))
+        lasted += running
+        running &= ~(terminated | truncated)
     env.close()
-    return torch.stack(observations, 1), torch.stack(actions, 1), np.stack(entered, 1), start
+    return torch.stack(observations, 1), torch.stack(actions, 1), np.stack(entered, 1), lasted, start
 
 
 def score_of(log_prob: Tensor, trained: nn.Module) -> Tensor:
@@ -101,15 +105,16 @@ def variance_by_steps(
         policy = CodePolicy(CodePolicyConfig(base.width, agent.metacontroller.config.code_size))
     random = torch.Generator().manual_seed(torch_seed(seed, "variance", "codes"))
     codes = torch.randn(episodes, agent.metacontroller.config.code_size, generator=random)
-    _, _, entered, start = held_walks(agent, world, codes, steps, episodes, seed, 1.0)
-    observation, action, entered_raw, _ = held_walks(agent, world, None, steps, episodes, seed, 1.0)
+    _, _, entered, _, start = held_walks(agent, world, codes, steps, episodes, seed, 1.0)
+    observation, action, entered_raw, lasted, _ = held_walks(agent, world, None, steps, episodes, seed, 1.0)
     result: dict[str, list[float]] = {}
 
-    def internal(row: int, _: int) -> Tensor:
+    def internal(row: int, _: int) -> Tensor:  # one decision, however long its code is held
         inputs = policy(start[row][None, None])[0, 0]
         return score_of(gaussian_log_prob(inputs, codes[row]), policy)
 
     def raw(row: int, length: int) -> Tensor:
+        length = min(length, int(lasted[row]))
         inputs = base(observation[row : row + 1, :length])
         return score_of(base.actions.log_prob(inputs, action[row : row + 1, :length]).sum(), base)
 

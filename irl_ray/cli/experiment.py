@@ -46,6 +46,9 @@ WEIGHT_KEYS = ("base", "metacontroller", "start_from")  # config keys that name 
 FOLDER_KEYS = ("data", "clean_data")  # config keys that name folders of demonstrations
 
 
+GATES = ("gate_score", "switch_f1", "code_subgoal_accuracy")
+
+
 @dataclass
 class Experiment:
     """One experiment, checked.
@@ -73,7 +76,7 @@ class Experiment:
     @property
     def awaited(self) -> str | None:
         """The experiment whose results this one starts from."""
-        return next((v["result_of"] for v in self.config.values() if _is_reference(v)), None)
+        return next((str(v["result_of"]) for v in self.config.values() if _is_reference(v)), None)
 
 
 class _Loader(yaml.SafeLoader):
@@ -118,6 +121,11 @@ def read_file(path: str | Path, config: Mapping[str, Any] | None = None) -> list
         raise UserError(f"{path}: expected a mapping of experiment names to settings")
     experiments = [parse(str(name), spec, str(path), config) for name, spec in content.items()]
     for i, experiment in enumerate(experiments):
+        references = {key: v for key, v in experiment.config.items() if _is_reference(v)}
+        for key, value in references.items():
+            if key not in WEIGHT_KEYS or len(references) > 1 or len(value) > 1:
+                raise UserError(f"{path}: {experiment.name}.{key}: result_of stands alone, once, for one of "
+                                f"{', '.join(WEIGHT_KEYS)}")  # fmt: skip
         above = [other.name for other in experiments[:i]]
         if experiment.awaited is not None and experiment.awaited not in above:
             raise UserError(
@@ -155,7 +163,7 @@ def parse(name: str, spec: Any, where: str, override: Mapping[str, Any] | None =
         checkpoint=_checkpoint(spec.get("checkpoint_config"), f"{here}.checkpoint_config"),
         num_samples=_positive(spec.get("num_samples", 1), f"{here}.num_samples"),
         scheduler=str(spec.get("scheduler", "fifo")).lower(),
-        scheduler_config=dict(spec.get("scheduler_config") or {}),
+        scheduler_config=_mapping(spec.get("scheduler_config"), f"{here}.scheduler_config"),
     )
     check_scheduler(experiment, here)
     check_config(experiment, where)
@@ -172,9 +180,23 @@ def check_scheduler(experiment: Experiment, here: str) -> None:
     if name not in SCHEDULERS:
         raise UserError(f"{here}.scheduler: {name!r} is unknown.{did_you_mean(name, SCHEDULERS)} "
                         f"Expected one of {', '.join(SCHEDULERS)}")  # fmt: skip
-    _known(given, SCHEDULERS[name], f"{here}.scheduler_config")
-    if name == "asha" and "metric" not in given:
-        raise UserError(f"{here}.scheduler_config: expected a `metric`, such as gate_score")
+    here = f"{here}.scheduler_config"
+    _known(given, SCHEDULERS[name], here)
+    if name == "fifo":
+        return
+    if "metric" not in given or "max_t" not in given:
+        raise UserError(f"{here}: expected a `metric`, such as gate_score, and `max_t`, the steps of a whole trial")
+    if given.get("mode", "max") not in ("max", "min"):
+        raise UserError(f"{here}.mode: expected max or min, got {given['mode']!r}")
+    numbers = {key: given[key] for key in ("max_t", "grace_period", "reduction_factor", "brackets") if key in given}
+    for key, value in numbers.items():
+        _positive(value, f"{here}.{key}")
+    if numbers.get("grace_period", 1) > numbers["max_t"]:
+        raise UserError(
+            f"{here}.grace_period: expected at most max_t={numbers['max_t']}, got {numbers['grace_period']}"
+        )
+    if experiment.run == "Discover" and not experiment.config.get("gates_at_reports") and given["metric"] in GATES:
+        raise UserError(f"{here}.metric: {given['metric']} is measured on the way with gates_at_reports: true alone")
 
 
 def check_config(experiment: Experiment, where: str) -> None:
@@ -320,13 +342,16 @@ def _stop(value: Any, here: str) -> dict[str, float]:
     return dict(value)
 
 
-def _checkpoint(value: Any, here: str) -> dict[str, Any]:
-    if value is None:
-        return {}
-    if not isinstance(value, Mapping):
+def _mapping(value: Any, here: str) -> dict[str, Any]:
+    if value is not None and not isinstance(value, Mapping):
         raise UserError(f"{here}: expected a mapping, got {value!r}")
-    _known(value, CHECKPOINT_KEYS, here)
-    return dict(value)
+    return dict(value or {})
+
+
+def _checkpoint(value: Any, here: str) -> dict[str, Any]:
+    settings = _mapping(value, here)
+    _known(settings, CHECKPOINT_KEYS, here)
+    return settings
 
 
 def _positive(value: Any, here: str) -> int:

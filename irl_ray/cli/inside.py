@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import json
 import shlex
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -21,6 +20,7 @@ from irl_ray.analysis.codes import alignment_and_meaning, controls_of, subgoal_s
 from irl_ray.analysis.control import control_success, train_controllers
 from irl_ray.analysis.injection import injection
 from irl_ray.analysis.probe import read_subgoals
+from irl_ray.analysis.results import shown_name
 from irl_ray.analysis.variance import variance_by_steps
 from irl_ray.cli.text import duration
 from irl_ray.data.sources import open_demonstrations
@@ -34,6 +34,7 @@ from irl_ray.seeding import torch_seed
 
 MAX_SINCE = 40  # steps within a segment that are told apart
 EXAMPLES = 4
+FEWEST = 16  # trajectories or episodes
 
 
 def add_parsers(commands: Any) -> None:
@@ -60,21 +61,21 @@ def add_parsers(commands: Any) -> None:
 
 def look(options: argparse.Namespace) -> int:
     """Runs one of the four."""
-    if options.episodes < 2:
-        raise UserError(f"--episodes: expected at least 2, got {options.episodes}")
+    if options.episodes < FEWEST:
+        raise UserError(f"--episodes: expected at least {FEWEST}, got {options.episodes}")
     agent, started = weights.load(options.model), time.monotonic()
     torch.set_num_threads(1)
     found = COMMANDS[options.command][0](options, agent)
     result = {
         "kind": options.command,
-        "model": Path(options.model).name,
+        "model": shown_name(options.model),
         "world": "ant" if isinstance(agent.world, AntSpec) else "gridworld",
         "mixer": agent.base.config.mixer,
         "layers_of_base": agent.base.num_layers,
         "seed": options.seed,
         "episodes": options.episodes,
         "revision": weights.code_revision(),
-        "command": shlex.join(["irl-ray", *sys.argv[1:]]),
+        "command": command_of(options),
         "seconds": round(time.monotonic() - started, 1),
         **found,
     }
@@ -84,6 +85,17 @@ def look(options: argparse.Namespace) -> int:
         path.write_text(json.dumps(result, indent=1) + "\n")
         print(f"{path}, {duration(result['seconds'])}")
     return 0
+
+
+def command_of(options: argparse.Namespace) -> str:
+    """The command line that does the same, without the paths that are of this machine alone."""
+    words = ["irl-ray", options.command, shown_name(options.model)]
+    for name, value in vars(options).items():
+        if name in ("command", "model", "out") or value is None:
+            continue
+        values = value if isinstance(value, list) else [value]
+        words += [f"--{name}", *(Path(v).name if name == "data" else str(v) for v in values)]
+    return shlex.join(words)
 
 
 def demonstrations(options: argparse.Namespace, agent: Artefact) -> Demonstrations:
@@ -106,7 +118,8 @@ def probe(options: argparse.Namespace, agent: Artefact) -> dict[str, Any]:
     batch, base = held_out(options, agent), agent.base
     readings = read_subgoals(torch.stack(base.residuals(batch.observation[:, :-1])), batch, samples=24_000)
     since, late = readings.since, readings.late
-    steps = [t for t in range(MAX_SINCE) if int((since == t).sum()) >= 30]
+    counts = torch.bincount(since, minlength=MAX_SINCE)[:MAX_SINCE]
+    steps = [t for t in range(MAX_SINCE) if counts[t] >= min(30, int(counts.max()))]
     probability = readings.true_probability
     result = {
         "accuracy": readings.right.float().mean(1).tolist(),

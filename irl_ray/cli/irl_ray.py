@@ -19,6 +19,7 @@ from irl_ray.errors import UserError
 from irl_ray.models import weights
 from irl_ray.phases.training import Phase
 
+INTERRUPTED = 130  # exit code of a shell command ended by Ctrl-C
 STATE, SAVE_EVERY = "state.pt", 60.0  # seconds between saved states of `irl-ray phase`
 
 
@@ -59,7 +60,9 @@ def parser() -> argparse.ArgumentParser:
     report = commands.add_parser("report", help="the paper's figures of ours: SVG, PNG, CSV and one HTML page")
     report.add_argument("results", nargs="*", help="results of rllib train, stored results, analyses")
     report.add_argument("--out", required=True, help="folder for the report")
-    report.add_argument("--from-nothing", metavar="RESULTS", help="run everything first, or what is missing in RESULTS")
+    report.add_argument(
+        "--from-nothing", metavar="RESULTS", help="run every experiment first, or what is missing of them in RESULTS"
+    )
     store = commands.add_parser("store", help="keep results without checkpoints: settings, last metrics, curves")
     store.add_argument("results", nargs="+", help="results of rllib train")
     store.add_argument("--out", required=True, help="folder for the JSON files")
@@ -195,10 +198,9 @@ def write_report(options: argparse.Namespace) -> int:
 
     started, out = time.monotonic(), Path(options.out)
     plots = figure_module(out / "x.svg")
+    code = 0
     if options.from_nothing:
         code = run_everything(Path(options.from_nothing))
-        if code:
-            return code
         options.results.append(options.from_nothing)
     if not options.results:
         raise UserError("report: expected folders of results, or --from-nothing RESULTS to make them first")
@@ -206,21 +208,26 @@ def write_report(options: argparse.Namespace) -> int:
     print(f"{out / 'index.html'}, {duration(time.monotonic() - started)}")
     if missing:
         print(f"not run: {', '.join(missing)}")
-    return 0
+    return code
 
 
 def run_everything(storage: Path) -> int:
     """Every experiment and analysis of the report, those that are there already left out."""
-    from irl_ray.analysis.report import EXPERIMENTS, LOOKS
+    from irl_ray.analysis.report import ANT_DATA, EXPERIMENTS, LOOKS
     from irl_ray.cli.rllib import main as rllib
 
-    files = [f"tuned_configs/{name}.yaml" for name in EXPERIMENTS]
-    going_on = ["--resume"] if storage.is_dir() and any(storage.iterdir()) else []
-    code = rllib(["train", "file", *files, "--storage-path", str(storage), *going_on])
+    if not Path(ANT_DATA).is_dir():
+        raise UserError(f"{ANT_DATA}: no such folder; the ant's demonstrations are collected first (README, Retrain)")
+    code = 0
+    for name in EXPERIMENTS:  # each goes on where it was; one that fails does not keep the others waiting
+        ended = rllib(["train", "file", f"tuned_configs/{name}.yaml", "--storage-path", str(storage), "--resume"])
+        if ended == INTERRUPTED:
+            return ended
+        code |= ended
     for arguments in LOOKS:
         out = storage / "inside" / f"{arguments[1]}_{arguments[0]}.json"
-        if not code and not out.exists():
-            code = main([*arguments, "--out", str(out)])
+        if not out.exists():
+            code |= main([*arguments, "--out", str(out)])
     return code
 
 

@@ -37,7 +37,9 @@ def parser() -> argparse.ArgumentParser:
     train.add_argument("--checkpoint-score-attr", help="metric that decides which ones")
     train.add_argument("--scheduler", choices=["fifo", "asha"], help="of the trials; asha stops those that fall behind")
     train.add_argument("--scheduler-config", type=json_object, help="its settings as JSON, such as the metric")
-    train.add_argument("--resume", action="store_true", help="carry on the newest run of each experiment")
+    train.add_argument(
+        "--resume", action="store_true", help="carry on the newest run of each experiment; start those without one"
+    )
     _common(train)
 
     evaluate = commands.add_parser("evaluate", help="roll a checkpoint out and print its success")
@@ -110,18 +112,26 @@ def train(options: argparse.Namespace) -> int:
     else:
         raise UserError("train: give `file FILE`, or --run and --env")
     for experiments, where in batches:
+        _refuse_shared_flags(experiments, where, options)
         for experiment in experiments:
             _apply_flags(experiment, options)
             files.check_scheduler(experiment, where)
     storage = Path(options.storage_path)
-    if options.resume and not any(runner.runs_of(e.name, storage) for experiments, _ in batches for e in experiments):
-        raise UserError(f"--resume: no run of {batches[0][0][0].name} under {storage}")
     runner.start_ray(options.ray_address, options.ray_num_cpus, options.ray_num_gpus)
     for experiments, where in batches:
         code = runner.run_all(experiments, storage, where, options.resume)
         if code:
             return code
     return 0
+
+
+def _refuse_shared_flags(experiments: list[Any], where: str, options: argparse.Namespace) -> None:
+    """Flags that can be meant for one experiment alone, where a file holds several."""
+    for name in ("experiment_name", "stop", "env", "num_samples", "scheduler", "scheduler_config"):
+        if len(experiments) > 1 and getattr(options, name):
+            names = ", ".join(e.name for e in experiments)
+            flag = name.replace("_", "-")
+            raise UserError(f"--{flag}: {where} holds {len(experiments)} experiments ({names}); write it into the file")
 
 
 def _apply_flags(experiment: Any, options: argparse.Namespace) -> None:
@@ -136,6 +146,7 @@ def _apply_flags(experiment: Any, options: argparse.Namespace) -> None:
         experiment.num_samples = options.num_samples
     if options.scheduler:
         experiment.scheduler = options.scheduler
+        experiment.scheduler_config = {} if options.scheduler == "fifo" else experiment.scheduler_config
     if options.scheduler_config is not None:
         experiment.scheduler_config = options.scheduler_config
     flags = {

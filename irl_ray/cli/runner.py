@@ -28,10 +28,9 @@ from irl_ray.cli.experiment import (  # noqa: E402
     variants,
     with_results,
 )
+from irl_ray.cli.irl_ray import INTERRUPTED  # noqa: E402
 from irl_ray.errors import UserError  # noqa: E402
 from irl_ray.rllib import trainables  # noqa: E402
-
-INTERRUPTED = 130  # exit code of a shell command ended by Ctrl-C
 
 
 class Interrupt:
@@ -66,10 +65,15 @@ class PausingASHA(_Pausing, AsyncHyperBandScheduler):
 
 
 def scheduler_of(experiment: Experiment) -> TrialScheduler:
-    """The scheduler that an experiment names; ASHA counts optimiser steps and maximises unless told otherwise."""
+    """The scheduler that an experiment names.
+
+    ASHA maximises unless told otherwise and counts optimiser steps, or iterations of RL. A search that is
+    carried on compares with what is reported from then on.
+    """
     if experiment.scheduler == "fifo":
         return PausingScheduler()
-    return PausingASHA(**{"mode": "max", "time_attr": "step", **experiment.scheduler_config})
+    counted = "step" if experiment.run in trainables.PHASES else "training_iteration"
+    return PausingASHA(**{"mode": "max", "time_attr": counted, **experiment.scheduler_config})
 
 
 class CheckpointOnInterrupt(Callback):
@@ -147,8 +151,10 @@ def run_all(experiments: list[Experiment], storage: Path, where: str, resume_new
         resume_newest: carry on, or look up if finished, the newest run of each that has one.
     """
     folders: dict[str, Path] = {}
-    for experiment in experiments:
+    for number, experiment in enumerate(experiments, start=1):
         known = runs_of(experiment.name, storage) if resume_newest else []
+        if known and experiment.awaited is not None and _date(known[-1]) < _date(folders[experiment.awaited]):
+            known = []  # it started from older results than those that are there now
         if known:
             folders[experiment.name] = known[-1]
             code = resume(known[-1])
@@ -158,10 +164,14 @@ def run_all(experiments: list[Experiment], storage: Path, where: str, resume_new
             folders[experiment.name] = storage / f"{experiment.name}_{time.strftime('%Y%m%d-%H%M%S')}"
             code = run(experiment, folders[experiment.name], where)
         if code:
-            if experiment is not experiments[-1] and len(experiments) > 1:
+            if number < len(experiments):
                 print(f"What comes after it was not started; go on with all of it: rllib train file {where} --resume")
             return code
     return 0
+
+
+def _date(folder: Path) -> str:
+    return folder.name[-15:]
 
 
 def runs_of(name: str, storage: Path) -> list[Path]:
@@ -241,7 +251,11 @@ def _run_of(folder: Path) -> str:
 
 
 def _fit(tuner: Tuner, run_name: str, folder: Path) -> int:
-    results = tuner.fit()
+    interrupt = signal.getsignal(signal.SIGINT)
+    try:
+        results = tuner.fit()
+    finally:
+        signal.signal(signal.SIGINT, interrupt)
     if Interrupt.requested:
         print(f"Interrupted; everything is saved. Go on with:\n  rllib resume {folder}")
         return INTERRUPTED

@@ -50,6 +50,9 @@ class SegmenterConfig:
     def __post_init__(self) -> None:
         if self.segments < 1:
             raise UserError(f"segments: expected at least 1, got {self.segments}")
+        for name in ("segment_length", "temperature"):
+            if not getattr(self, name) > 0:
+                raise UserError(f"{name}: expected above 0, got {getattr(self, name)}")
 
 
 class Segmentation(NamedTuple):
@@ -144,7 +147,7 @@ class Segmenter(nn.Module):
             drawn = proposal.mean if noise is None else proposal.mean + proposal.log_std.exp() * noise[:, i]
             code_kl = code_kl + there * proposal.kl()
             after = end.cumsum(1)
-            within = since * (1 - after)  # exactly 1 on the segment's steps, 0 elsewhere
+            within = since * (1 - after)  # 1 on the segment's steps, 0 elsewhere
             code = code + within[:, :-1, None] * drawn[:, None]
             start, since = end.argmax(1), after
             switch |= (end[:, :-1] > 0.5) & mask

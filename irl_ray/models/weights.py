@@ -70,6 +70,12 @@ class Artefact:
         """At which the base model's actions are drawn; the policy's own where there is one."""
         return self.policy.config.action_temperature if self.policy else 1.0
 
+    def forget(self, *phases: str) -> None:
+        """Drops what was measured and told of phases whose outcome is no longer part of the artefact."""
+        for phase in phases:
+            self.metrics.pop(phase, None)
+            self.provenance.pop(phase, None)
+
     @property
     def parts(self) -> dict[str, nn.Module]:
         return {name: module for name in PARTS if (module := getattr(self, name)) is not None}

@@ -108,6 +108,7 @@ class CompILE(Phase):
             segmenter = new_segmenter(config.segmenter, base.config, self.agent.world)
         self.agent.metacontroller, self.agent.segmenter = meta.to(config.device), segmenter.to(config.device)
         self.agent.policy = None
+        self.agent.forget("discover", "InternalRL", "RawRL")
         super().__init__(config, nn.ModuleDict({"metacontroller": meta, "base": base, "segmenter": segmenter}))
         self.demonstrations = open_demonstrations(self.agent.world, config.data, device=config.device)
         self._noise = torch.Generator(device=config.device)
@@ -166,12 +167,16 @@ class CompILE(Phase):
         random = torch.Generator().manual_seed(torch_seed(config.seed, "compile", "gates"))
         batch = expert.sample(config.gate_episodes, random)
         found, total = agent.segmenter(batch.observation, batch.mask), batch.mask.sum()
-        nll, logit = self._under(found, batch)
-        causal = F.pad(torch.sigmoid(logit) >= config.switch_threshold, (1, 0), value=True).float()
-        aligned = alignment_and_meaning(causal, found.code, batch, config.switch_tolerance)
+        nll, _ = self._under(found, batch)
+        # As it acts: the switch sees the code that it holds, not the segmenter's next one.
+        residual = agent.base.lower(agent.base.embed(batch.observation[:, :-1]), agent.metacontroller.layer)
+        memory = agent.metacontroller.memory(residual)
+        causal, held = agent.metacontroller.integrate(residual, memory, found.code, config.switch_threshold)
+        aligned = alignment_and_meaning(causal, held, batch, config.switch_tolerance)
         return {
             "eval/action_nll_hard": float(nll / total),
-            "eval/kl": float((found.code_kl + found.boundary_kl).sum() / total),
+            "eval/kl": float(found.code_kl.sum() / total),
+            "eval/boundary_kl": float(found.boundary_kl.sum() / total),
             **alignment_and_meaning(found.switch.float(), found.code, batch, config.switch_tolerance),
             **{f"causal/{name}": aligned[name] for name in ("switches_per_episode", "switch_f1")},
             **code_gates(config, agent, found.code, batch),

@@ -196,7 +196,9 @@ class Discover(Phase):
                 base = new_base(base.config, self.agent.world).to(config.device)
         if config.start_from is not None:
             meta.load_state_dict(metacontroller_to_go_on_from(config, meta).state_dict())
-        self.agent.base, self.agent.metacontroller, self.agent.policy = base, meta.to(config.device), None
+        self.agent.base, self.agent.metacontroller = base, meta.to(config.device)
+        self.agent.segmenter = self.agent.policy = None
+        self.agent.forget("compile", "InternalRL", "RawRL", *(("pretrain",) if config.co_training == "scratch" else ()))
         trained = nn.ModuleDict({"metacontroller": meta})
         if config.co_training:
             trained["base"] = base.requires_grad_(True)
