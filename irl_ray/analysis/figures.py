@@ -177,6 +177,7 @@ def switches_over_time(plt: Any, results: Results) -> Drawn | None:
             for first, last in zip(bounds, bounds[1:]):
                 name = example["subgoal"][first]
                 panel.axvspan(first - 0.5, last - 0.5, color=str(0.97 - 0.13 * (name % 4)), linewidth=0)
+                panel.axvline(first - 0.5, color="0.3", linewidth=0.7, linestyle=":")
                 panel.text((first + last - 1) / 2, 1.12, str(name), ha="center", fontsize=7)
             panel.set(ylim=(-0.05, 1.3), xlim=(-0.5, len(steps) - 0.5))
             rows += [
@@ -274,9 +275,7 @@ def rate_distortion(plt: Any, results: Results) -> Drawn | None:
             else:
                 panel.text(0.5, 0.5, "not run", ha="center", transform=panel.transAxes)
         line[0].set_ylabel("distortion: action NLL, nats per step")
-    figure.colorbar(
-        plt.cm.ScalarMappable(plt.Normalize(-0.3, 1), "Greys"), ax=panels, label="F1 of switches", shrink=0.8
-    )
+    figure.colorbar(plt.cm.ScalarMappable(plt.Normalize(0, 1), "Greys"), ax=panels, label="F1 of switches", shrink=0.8)
     header = ("world", "base_model", "started", "alpha", "seed", "rate", "distortion", "switch_f1",
               "switches_per_episode", "code_subgoal_accuracy")  # fmt: skip
     sources = [source_of(trials, name) for name, trials in sweeps.items()]
@@ -290,7 +289,7 @@ def _scatter(panel: Any, trials: list[TrialResult], label: str, marker: str) -> 
     middle = np.array([np.median(points[alpha == a, :2], 0) for a in sorted(set(alpha))])
     panel.plot(*middle[middle[:, 0].argsort()].T, color="0.6", linewidth=0.8, linestyle="-" if marker == "o" else "--")
     panel.scatter(
-        *points[:, :2].T, c=points[:, 2], cmap="Greys", vmin=-0.3, vmax=1, edgecolor="black", linewidth=0.7, s=34,
+        *points[:, :2].T, c=points[:, 2], cmap="Greys", vmin=0, vmax=1, edgecolor="black", linewidth=0.7, s=34,
         marker=marker, label=f"{label} ({len(trials)} runs)", zorder=2,
     )  # fmt: skip
 
