@@ -208,3 +208,21 @@ def test_nothing_to_report_costs_one_line(tmp_path, capsys):
     for folder in ("empty", "absent"):
         assert main(["report", str(tmp_path / folder), "--out", str(tmp_path / "out")]) == 2
         assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_from_nothing_runs_what_is_missing_and_reports_it(tmp_path, monkeypatch, capsys):
+    looks = (
+        ("probe", "gridworld", "--episodes", "32"),
+        ("variance", "gridworld", "--episodes", "16", "--lengths", "1"),
+    )
+    for name, value in (("EXPERIMENTS", ()), ("LOOKS", looks), ("ANT_DATA", str(tmp_path))):
+        monkeypatch.setattr(report, name, value)
+    (tmp_path / "runs" / "inside").mkdir(parents=True)
+    kept = tmp_path / "runs" / "inside" / "gridworld_variance.json"
+    kept.write_text("{}")
+    assert main(["report", "--from-nothing", str(tmp_path / "runs"), "--out", str(tmp_path / "out")]) == 0
+    assert kept.read_text() == "{}"  # it was there already
+    assert "irl-ray probe gridworld --episodes 32" in (tmp_path / "out" / "index.html").read_text()
+    monkeypatch.setattr(report, "ANT_DATA", str(tmp_path / "absent"))
+    assert main(["report", "--from-nothing", str(tmp_path / "runs"), "--out", str(tmp_path / "out")]) == 2
+    assert "collected first" in capsys.readouterr().err
