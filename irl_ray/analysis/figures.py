@@ -363,7 +363,7 @@ def learning_curves(plt: Any, results: Results) -> Drawn | None:
         words.append(f"{world}: the highest is {best} with a median of {final:.3f} at the end")
         left_out = len(groups) - len(best_variants(groups))
         if left_out:
-            words[-1] += f" ({left_out} worse settings of the baselines are in the table alone)"
+            words[-1] += f" (worse settings of the baselines, {left_out}, are in the table alone)"
     panels[0][0].set_ylabel("success")
     header = ("world", "method", "episodes", "quartile_1", "median", "quartile_3")
     sources = [source_of(t, f"{world}, {label}") for world, groups in worlds for label, t in groups.items()]
@@ -416,13 +416,16 @@ def gradient_variance(plt: Any, results: Results) -> Drawn | None:
                 label = f"{analysis['model']}: {name}"
                 panel.plot(analysis["lengths"], values, style, color="black", marker=marker, markersize=4, label=label)
             rows += [(analysis["model"], name, *row) for row in zip(analysis["lengths"], *moments)]
-        first, last = analysis["lengths"][0], analysis["lengths"][-1]
-        raw, internal = ([analysis[f"{name}/variance"][i] for i in (0, -1)] for name in ("raw", "internal"))
-        words.append(
-            f"{analysis['model']}: from {first} to {last} raw steps a decision the measured variance goes from "
-            f"{internal[0]:.3g} to {internal[1]:.3g} in internal RL and from {raw[0]:.3g} to {raw[1]:.3g} in raw RL "
-            "(other parameters, so compare the growth)"
-        )
+        told = [i for i, v in enumerate(analysis["raw/variance"]) if v > 0 and analysis["internal/variance"][i] > 0]
+        if told:  # too short walks enter no colour: their return does not vary
+            ends = told[0], told[-1]
+            internal, raw = ([analysis[f"{name}/variance"][i] for i in ends] for name in ("internal", "raw"))
+            steps = [analysis["lengths"][i] for i in ends]
+            words.append(
+                f"{analysis['model']}: from {steps[0]} to {steps[1]} raw steps a decision the measured variance goes "
+                f"from {internal[0]:.3g} to {internal[1]:.3g} in internal RL and from {raw[0]:.3g} to {raw[1]:.3g} in "
+                "raw RL (other parameters, so compare the growth)"
+            )
     for panel, title in zip(
         panels, ("return that decisions do not change: E |∇ log π|²", "measured, return: first colour")
     ):
