@@ -23,58 +23,28 @@ from irl_ray.data.sources import open_demonstrations
 from irl_ray.data.trajectories import Trajectories
 from irl_ray.envs.worlds import preset_of
 from irl_ray.models import weights
-from irl_ray.models.metacontroller import Metacontroller, MetacontrollerConfig
+from irl_ray.models.metacontroller import Metacontroller
 from irl_ray.models.segmenter import Segmentation, SegmenterConfig, gumbel_noise
 from irl_ray.models.weights import Artefact, new_segmenter
 from irl_ray.phases import discover
-from irl_ray.phases.discover import code_gates
-from irl_ray.phases.training import OptimizerConfig, Phase
+from irl_ray.phases.discover import CodesConfig, code_gates
+from irl_ray.phases.training import Phase
 from irl_ray.seeding import torch_seed
 
 
 @dataclass
-class CompileConfig:
-    """Settings of CompILE.
+class CompileConfig(CodesConfig):
+    """Settings of CompILE, and those of `CodesConfig`; of the metacontroller only decoder and switch are trained.
 
     Attributes:
-        base: released name or folder of the pretrained base model.
-        data: folder of the clean expert's demonstrations; None for the gridworld, whose stream never ends.
-        metacontroller: of its decoder and switch; the rest of it stays untrained.
         segmenter: shape and prior of the segment encoder; its codes are as large as the decoder's.
-        optimizer: AdamW and its schedule.
         code_weight: w_z.
         boundary_weight: w_b.
-        steps: optimiser steps.
-        batch_size: trajectories per step, always fresh.
-        length_groups: as in pretraining.
-        switch_threshold: beta at or above it is a switch in internal RL.
-        switch_tolerance: steps by which a switch may miss a subgoal change in the gates.
-        action_temperature: at which actions are drawn in the gates.
-        post_task: task of unseen transitions on which class-mean codes are injected.
-        gate_episodes: trajectories and episodes behind each gate.
-        report_every: optimiser steps per report.
-        seed: of initial weights, data and noise.
-        device: "cpu" or "cuda".
     """
 
-    base: str
-    data: str | None = None
-    metacontroller: MetacontrollerConfig = field(default_factory=MetacontrollerConfig)
     segmenter: SegmenterConfig = field(default_factory=SegmenterConfig)
-    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     code_weight: float = 0.1
     boundary_weight: float = 0.1
-    steps: int = 64_000
-    batch_size: int = 512
-    length_groups: int = 4
-    switch_threshold: float = 0.5
-    switch_tolerance: int = 1
-    action_temperature: float = 1.0
-    post_task: str = "post_three_pairs"
-    gate_episodes: int = 1024
-    report_every: int = 100
-    seed: int = 0
-    device: str = "cpu"
 
     def __post_init__(self) -> None:
         self.segmenter.code_size = self.metacontroller.code_size

@@ -32,30 +32,21 @@ from irl_ray.seeding import torch_seed
 
 
 @dataclass
-class DiscoverConfig:
-    """Settings of discovery.
+class CodesConfig:
+    """What every phase that finds codes can be told.
 
     Attributes:
         base: released name or folder of the pretrained base model.
-        co_training: None keeps the base model frozen. "pretrained" trains it along under the same loss,
-            "scratch" does so from fresh weights of its shape (the baseline of C.4.1).
-        start_from: name or folder of a metacontroller of the same shape to go on from; None for fresh weights.
         data: folder of the clean expert's demonstrations; None for the gridworld, whose stream never ends.
         metacontroller: shape and initial values.
         optimizer: AdamW and its schedule.
-        teacher: label-free warm start (ours), off unless its `steps` are given.
-        alpha: α, weight of the KL.
-        alpha_hold: share of the run during which α is zero.
-        alpha_ramp: share of the run at whose end α has grown, linearly, to its full value.
         steps: optimiser steps.
         batch_size: trajectories per step, always fresh.
         length_groups: as in pretraining.
         switch_threshold: beta at or above it is a switch in the gates; what internal RL will use.
-        gates_at_reports: measure alignment and meaning with every report, not only at the end. They use
-            labels: for searches that stop what leads nowhere.
-        post_task: task of unseen transitions on which class-mean codes are injected.
         switch_tolerance: steps by which a switch may miss a subgoal change in the gates.
         action_temperature: at which actions are drawn in the gates.
+        post_task: task of unseen transitions on which class-mean codes are injected.
         gate_episodes: trajectories and episodes behind each gate.
         report_every: optimiser steps per report.
         seed: of initial weights, data and code noise.
@@ -63,27 +54,45 @@ class DiscoverConfig:
     """
 
     base: str
-    co_training: str | None = None
-    start_from: str | None = None
     data: str | None = None
     metacontroller: MetacontrollerConfig = field(default_factory=MetacontrollerConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
-    teacher: TeacherConfig = field(default_factory=TeacherConfig)
-    alpha: float = 0.17
-    alpha_hold: float = 0.0
-    alpha_ramp: float = 0.0
     steps: int = 64_000
     batch_size: int = 512
     length_groups: int = 4
     switch_threshold: float = 0.5
     switch_tolerance: int = 1
     action_temperature: float = 1.0
-    gates_at_reports: bool = False
     post_task: str = "post_three_pairs"
     gate_episodes: int = 1024
     report_every: int = 100
     seed: int = 0
     device: str = "cpu"
+
+
+@dataclass
+class DiscoverConfig(CodesConfig):
+    """Settings of discovery, and those of `CodesConfig`.
+
+    Attributes:
+        co_training: None keeps the base model frozen. "pretrained" trains it along under the same loss,
+            "scratch" does so from fresh weights of its shape (the baseline of C.4.1).
+        start_from: name or folder of a metacontroller of the same shape to go on from; None for fresh weights.
+        teacher: label-free warm start (ours), off unless its `steps` are given.
+        alpha: α, weight of the KL.
+        alpha_hold: share of the run during which α is zero.
+        alpha_ramp: share of the run at whose end α has grown, linearly, to its full value.
+        gates_at_reports: measure alignment and meaning with every report, not only at the end. They use
+            labels: for searches that stop what leads nowhere.
+    """
+
+    co_training: str | None = None
+    start_from: str | None = None
+    teacher: TeacherConfig = field(default_factory=TeacherConfig)
+    alpha: float = 0.17
+    alpha_hold: float = 0.0
+    alpha_ramp: float = 0.0
+    gates_at_reports: bool = False
 
     def __post_init__(self) -> None:
         if self.co_training not in (None, "pretrained", "scratch"):
@@ -370,7 +379,7 @@ class Discover(Phase):
         return self.agent
 
 
-def code_gates(config: Any, agent: Artefact, codes: torch.Tensor, batch: Trajectories) -> dict[str, float]:
+def code_gates(config: CodesConfig, agent: Artefact, codes: torch.Tensor, batch: Trajectories) -> dict[str, float]:
     """What the codes buy over the base model alone, and what class-mean codes can do when injected.
 
     Args:
