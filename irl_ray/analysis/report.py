@@ -320,7 +320,7 @@ nav { font-size: .9rem; } details { font-size: .9rem; overflow-wrap: anywhere; }
 _PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <title>irl_ray: the paper's figures, ours</title><style>{style}</style></head><body>
-<h1>Internal reinforcement learning: the paper's figures, ours</h1>
+<h1>Internal RL: the paper's figures, ours</h1>
 <p>Counterparts, at small scale, of the figures of <a href="https://arxiv.org/abs/2512.20605">arXiv 2512.20605</a>.
 Every figure has a CSV beside it; what was not run says so. Lines are medians, areas quartiles over runs.
 Revision {revision}.</p>
