@@ -11,7 +11,7 @@ import pytest
 import torch
 from conftest import make_agent
 
-from irl_ray.analysis import figures, report, results
+from irl_ray.analysis import comparison, report, results
 from irl_ray.analysis.codes import metacontroller_gates
 from irl_ray.analysis.results import ExperimentResult, Results, TrialResult
 from irl_ray.analysis.statistics import (
@@ -104,7 +104,7 @@ def some_results():
 
 
 def test_methods_are_told_apart_by_how_their_codes_were_found():
-    table = figures.methods(some_results(), "gridworld")
+    table = comparison.methods(some_results(), "gridworld")
     assert {name: len(trials) for name, trials in table.items()} == {
         "internal RL": 3,
         "RL on raw actions, lr 0.0001": 1,
@@ -112,14 +112,14 @@ def test_methods_are_told_apart_by_how_their_codes_were_found():
         "co-training from scratch": 1,
     }
     assert next(iter(table)) == "internal RL"
-    assert len(figures.best_variants(table)) == 3
-    header, rows = figures.method_table(some_results())
+    assert len(comparison.best_variants(table)) == 3
+    header, rows = comparison.method_table(some_results())
     assert rows[0][:3] == ("gridworld", "internal RL", 3)
     assert "success stays under .01" in [row[-1] for row in rows]
     forced = rl_trial([0.0], **{"metacontroller.forced_switch": True})
-    assert figures.method_of("InternalRL", forced) == "forced switching"
+    assert comparison.method_of("InternalRL", forced) == "forced switching"
     unknown = TrialResult(forced.params, {}, forced.curve)
-    assert figures.method_of("InternalRL", unknown) == "codes of unknown origin"
+    assert comparison.method_of("InternalRL", unknown) == "codes of unknown origin"
 
 
 def test_the_page_says_what_was_not_run_and_repeats_itself(tmp_path, capsys):
@@ -193,7 +193,7 @@ def test_looks_inside_and_open_questions_are_drawn(tiny_weights, tmp_path):
     ]
     results.store(Results(experiments, []), tmp_path / "in")
     found = results.read([tmp_path / "in"])
-    mixer, tasks, noise = (report.question_table(found, question) for question in report.QUESTIONS)
+    mixer, tasks, noise = (comparison.question_table(found, question) for question in comparison.QUESTIONS)
     assert [row[0] for row in mixer[1]] == ["hawk", "transformer"]
     assert tasks is None and [row[0] for row in noise[1]] == [0.0, 0.2]
     assert main(["report", str(tmp_path / "in"), "--out", str(tmp_path / "out")]) == 0

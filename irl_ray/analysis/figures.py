@@ -12,23 +12,14 @@ from typing import Any
 
 import numpy as np
 
+from irl_ray.analysis.comparison import WORLDS, Row, best_variants, final_success, methods
 from irl_ray.analysis.results import ExperimentResult, Results, TrialResult
-from irl_ray.analysis.statistics import (
-    bootstrap_interval,
-    episodes_to_half,
-    interquartile_mean,
-    quartiles,
-    success_after,
-)
+from irl_ray.analysis.statistics import quartiles
 
 COLOURS = ("#1b4f72", "#c0392b", "#7d6608", "#5b2c6f", "#0e6251", "#626567", "#a04000", "#000000")
 STYLES = ("-", "--", ":", "-.", (0, (6, 1, 1, 1, 1, 1)), (0, (1, 3)), (0, (8, 3)), (0, (3, 1)))
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
-WORLDS = ("gridworld", "ant")
 ALIGNED = 0.8  # F1 from which switches count as aligned with subgoals
-RAW = "RL on raw actions"
-APART = ("sweep", "scan", "search", "question")  # experiments that compare settings, not methods
-Row = tuple[Any, ...]
 
 
 @dataclass
@@ -303,45 +294,6 @@ def _finished_discoveries(results: Results, key: str) -> dict[str, list[TrialRes
     return {name: trials for name, trials in found.items() if trials}
 
 
-def method_of(run: str, trial: TrialResult) -> str:
-    """What a run of RL is an example of, from how its codes were found."""
-    origin = trial.origin
-    if run == "RawRL":
-        return f"{RAW}, lr {trial.params.get('lr', 0):g}"
-    if not origin:
-        return "codes of unknown origin"
-    if "compile.code_weight" in origin:
-        return f"CompILE, code weight {origin['compile.code_weight']:g}"
-    if origin.get("discover.co_training"):
-        start = "scratch" if origin["discover.co_training"] == "scratch" else "the pretrained base"
-        return f"co-training from {start}"
-    if origin.get("discover.metacontroller.forced_switch"):
-        return "forced switching"
-    if float(trial.params.get("switch_threshold", 0.5)) < 1e-3:
-        return "forced switching in RL alone"
-    if origin.get("discover.teacher.steps") == 0:
-        return "internal RL, codes of the plain objective"
-    if float(trial.params.get("action_temperature", 1.0)) == 1.0:
-        return "internal RL, actions at temperature 1"
-    return "internal RL"
-
-
-def methods(results: Results, world: str) -> dict[str, list[TrialResult]]:
-    """Runs of RL in one world by method; those of `APART` have figures and tables of their own."""
-    groups: dict[str, list[TrialResult]] = {}
-    for experiment in results.experiments:
-        if experiment.run not in ("InternalRL", "RawRL") or any(word in experiment.name for word in APART):
-            continue
-        for trial in experiment.trials:
-            if trial.curve and trial.world == world and trial.finished:
-                groups.setdefault(method_of(experiment.run, trial), []).append(trial)
-    return dict(sorted(groups.items(), key=lambda item: -np.median([_final(t) for t in item[1]])))
-
-
-def _final(trial: TrialResult) -> float:
-    return success_after(trial.learning_curve, trial.curve[-1][0])
-
-
 def learning_curves(plt: Any, results: Results) -> Drawn | None:
     """Fig. 8: success over episodes by method, median and quartiles over runs."""
     worlds = [(world, groups) for world in WORLDS if (groups := methods(results, world))]
@@ -359,7 +311,7 @@ def learning_curves(plt: Any, results: Results) -> Drawn | None:
         panel.title.set_fontsize(9)
         panel.grid(alpha=0.3)
         panel.legend(frameon=False, fontsize=7, title="(runs)", title_fontsize=7)
-        best, final = next((name, np.median([_final(t) for t in trials])) for name, trials in groups.items())
+        best, final = next((name, np.median([final_success(t) for t in trials])) for name, trials in groups.items())
         words.append(f"{world}: the highest is {best} with a median of {final:.3f} at the end")
         left_out = len(groups) - len(best_variants(groups))
         if left_out:
@@ -368,38 +320,6 @@ def learning_curves(plt: Any, results: Results) -> Drawn | None:
     header = ("world", "method", "episodes", "quartile_1", "median", "quartile_3")
     sources = [source_of(t, f"{world}, {label}") for world, groups in worlds for label, t in groups.items()]
     return Drawn(figure, header, rows, "; ".join(words) + ".", sources)
-
-
-def best_variants(groups: dict[str, list[TrialResult]]) -> dict[str, list[TrialResult]]:
-    """Of labels that differ only after a comma, as learning rates of one baseline do, the first, which is the best."""
-    found: dict[str, tuple[str, list[TrialResult]]] = {}
-    for label, trials in groups.items():
-        varies = label.startswith((RAW, "CompILE"))
-        found.setdefault(label.split(",")[0] if varies else label, (label, trials))
-    return dict(found.values())
-
-
-def method_table(results: Results) -> tuple[Row, list[Row]]:
-    """Method by environment: prior, success after N episodes, and how soon half of the final value is reached."""
-    header = ("environment", "method", "runs", "first update (the prior)", "N episodes",
-              "success after N: median (quartiles)", "IQM (95 % bootstrap)",
-              "episodes to half of the final value: median")  # fmt: skip
-    rows = []
-    for world in WORLDS:
-        for label, trials in methods(results, world).items():
-            curves = [t.learning_curve for t in trials]
-            count = min(curve[0][-1] for curve in curves)
-            after = [success_after(curve, count) for curve in curves]
-            low, middle, high = np.percentile(after, (25, 50, 75))
-            interval = bootstrap_interval(after) if len(after) > 2 else None
-            shown = f"{interquartile_mean(after):.3f}" + (f" ({interval[0]:.3f}–{interval[1]:.3f})" if interval else "")
-            half = [h for h in map(episodes_to_half, curves) if not np.isnan(h)]
-            prior = float(np.mean([curve[1][0] for curve in curves]))
-            rows.append((world, label, len(trials), f"{prior:.4f}", f"{count:.0f}",
-                         f"{middle:.3f} ({low:.3f}–{high:.3f})", shown,
-                         f"{np.median(half):.0f} ({len(half)} of {len(curves)} runs)" if half
-                         else "success stays under .01"))  # fmt: skip
-    return header, rows
 
 
 def gradient_variance(plt: Any, results: Results) -> Drawn | None:
@@ -491,7 +411,7 @@ def learning_rates(plt: Any, results: Results) -> Drawn | None:
     figure, axes = plt.subplots(figsize=(5.4, 3.4), layout="constrained")
     rows, words = [], []
     for (name, trials), (colour, style, marker) in zip(groups.items(), _looks()):
-        points = sorted((t.params["lr"], _final(t), t.curve[-1][0]) for t in trials)
+        points = sorted((t.params["lr"], final_success(t), t.curve[-1][0]) for t in trials)
         axes.plot(*zip(*[p[:2] for p in points]), linestyle=style, color=colour, marker=marker, label=name)
         rows += [(name, *point) for point in points]
         best = max(points, key=lambda p: p[1])

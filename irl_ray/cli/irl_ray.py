@@ -13,13 +13,12 @@ import torch
 import yaml
 
 from irl_ray.cli import inside
-from irl_ray.cli.text import duration, json_object
+from irl_ray.cli.text import INTERRUPTED, duration, json_object
 from irl_ray.config import merge, to_plain
 from irl_ray.errors import UserError
 from irl_ray.models import weights
 from irl_ray.phases.training import Phase
 
-INTERRUPTED = 130  # exit code of a shell command ended by Ctrl-C
 STATE, SAVE_EVERY = "state.pt", 60.0  # seconds between saved states of `irl-ray phase`
 
 

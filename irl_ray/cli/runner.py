@@ -28,7 +28,7 @@ from irl_ray.cli.experiment import (  # noqa: E402
     variants,
     with_results,
 )
-from irl_ray.cli.irl_ray import INTERRUPTED  # noqa: E402
+from irl_ray.cli.text import INTERRUPTED  # noqa: E402
 from irl_ray.errors import UserError  # noqa: E402
 from irl_ray.rllib import trainables  # noqa: E402
 

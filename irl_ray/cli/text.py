@@ -6,6 +6,8 @@ import argparse
 import json
 from typing import Any
 
+INTERRUPTED = 130  # exit code of a shell command ended by Ctrl-C
+
 
 def duration(seconds: float) -> str:
     """`75` as `1m15s`."""
