@@ -222,6 +222,25 @@ def test_a_file_of_experiments_runs_in_order_and_is_carried_on(tmp_path):
     assert sorted(t.origin["pretrain.seed"] for t in found["a_rl"].trials) == [0, 1]
 
 
+def test_asha_stops_what_falls_behind_and_pauses_on_ctrl_c(monkeypatch):
+    from types import SimpleNamespace
+
+    from irl_ray.cli import runner
+
+    settings = {"metric": "gate_score", "max_t": 100, "grace_period": 10, "reduction_factor": 2}
+    scheduler = runner.scheduler_of(
+        experiment.Experiment("x", "Discover", {}, scheduler="asha", scheduler_config=settings)
+    )
+    decided = []
+    for number, score in enumerate((0.8, 0.6, 0.9, 0.1)):
+        trial = SimpleNamespace(trial_id=str(number), status="PENDING")
+        scheduler.on_trial_add(None, trial)
+        decided.append(scheduler.on_trial_result(None, trial, {"step": 10, "gate_score": score}))
+    assert decided == ["CONTINUE", "STOP", "CONTINUE", "STOP"]
+    monkeypatch.setattr(runner.Interrupt, "requested", True)
+    assert scheduler.on_trial_result(None, trial, {"step": 20, "gate_score": 0.9}) == "PAUSE"
+
+
 @pytest.mark.parametrize(
     "text, told",
     [

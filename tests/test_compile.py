@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+from irl_ray.internal.sampler import sample_code_episodes
 from irl_ray.models import weights
 from irl_ray.models.segmenter import Segmenter, SegmenterConfig, gumbel_noise, log_length_prior
 from irl_ray.models.sequence_model import SequenceModelConfig
@@ -132,6 +133,36 @@ def test_the_phase_trains_its_parts_and_its_artefact_is_whole(trained, tiny_weig
     again = weights.load(trained.export(tmp_path / "a", gates))
     for part in ("base", "metacontroller", "segmenter"):
         assert fingerprint(getattr(again, part)) == fingerprint(getattr(trained.agent, part))
+
+
+def test_a_resumed_run_equals_an_uninterrupted_one(tiny_weights):
+    def fresh():
+        return CompILE(compile_config({"preset": "tiny", "base": str(tiny_weights), "steps": 20, "report_every": 10}))
+
+    whole, first, second = fresh(), fresh(), fresh()
+    whole.step(), whole.step(), first.step()
+    second.load_state(first.state())
+    second.step()
+    assert fingerprint(second.trained) == fingerprint(whole.trained)
+
+
+def test_the_decoder_learns_through_the_codes(tiny_weights):
+    """The action loss alone reaches the segment encoder, its boundaries included, and the decoder."""
+    phase = CompILE(compile_config({"preset": "tiny", "base": str(tiny_weights)}))
+    batch = phase.demonstrations.sample(8, torch.Generator().manual_seed(0))
+    phase.losses(batch)[0].backward()
+    for name in ("segmenter.code_head.0.weight", "segmenter.boundary_head.0.weight", "segmenter.embedding.table.weight",
+                 "metacontroller.decoder.up", "base.action_head.weight"):  # fmt: skip
+        assert bool(phase.trained.get_parameter(name).grad.any()), name
+    assert all(p.grad is None for n, p in phase.trained.named_parameters() if n.startswith("metacontroller.switch"))
+
+
+def test_internal_rl_runs_over_what_it_found(trained, tmp_path):
+    """The causal switch and the decoder make an agent of it, acting from the artefact alone."""
+    agent = weights.load(trained.export(tmp_path / "a", {}))
+    found = sample_code_episodes(agent, None, agent.world, range(20))
+    assert len(found) == 20 and all(len(e.action) >= 1 for e in found)
+    assert "discover" not in agent.provenance and "compile" in agent.provenance
 
 
 def test_the_switch_learns_without_moving_anything_else(tiny_weights):
