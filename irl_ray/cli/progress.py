@@ -105,7 +105,7 @@ def _shortest(value: str) -> str:
     try:
         return f"{float(value):g}"
     except ValueError:
-        return value
+        return value if len(value) < 16 else f"…{value[-14:]}"  # of a path the end tells more
 
 
 def columns_of(run: str) -> list[Column]:
