@@ -249,6 +249,7 @@ def test_asha_stops_what_falls_behind_and_pauses_on_ctrl_c(monkeypatch):
         (CHAIN.replace("metric: gate_score", "metrik: gate_score"), "metrik"),
         (CHAIN.replace("{loguniform: [0.01, 1.0]}", "{loguniform: [0.0, 1.0]}"), "loguniform"),
         (CHAIN.replace("{loguniform: [0.01, 1.0]}", "{uniform: [2, 1]}"), "uniform"),
+        (CHAIN.replace("steps: 40", "steps: {uniform: [40, 60]}"), "integer"),
         (CHAIN.replace("max_t: 40", "max_t: soon"), "max_t"),
         (CHAIN.replace("max_t: 40", "max_t: 10"), "grace_period"),
         (CHAIN.replace("gates_at_reports: true", "gates_at_reports: false"), "gates_at_reports"),

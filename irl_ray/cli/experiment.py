@@ -270,6 +270,7 @@ def _searches(node: Any, path: tuple) -> Iterator[tuple[tuple, list]]:
             numbers = all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in options)
             if len(options) != 2 or not numbers or not options[0] < options[1] or (kind[0] == "l" and options[0] <= 0):
                 raise UserError(f"{here}: {kind} needs [low, high], numbers with low < high, got {options}")
+            options = [float(value) for value in options]  # which is what is drawn: no setting for whole numbers
         yield path, options
         return
     for key, value in node.items():

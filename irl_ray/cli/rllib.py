@@ -117,6 +117,10 @@ def train(options: argparse.Namespace) -> int:
             _apply_flags(experiment, options)
             files.check_scheduler(experiment, where)
     storage = Path(options.storage_path)
+    if options.resume and (options.config or options.stop or options.num_samples):
+        raise UserError(
+            "--resume: runs go on with the settings they began with; leave out --config, --stop, --num-samples"
+        )
     runner.start_ray(options.ray_address, options.ray_num_cpus, options.ray_num_gpus)
     for experiments, where in batches:
         code = runner.run_all(experiments, storage, where, options.resume)
@@ -188,7 +192,7 @@ def example(options: argparse.Namespace) -> int:
         for name, path in found.items():
             content = yaml.safe_load(path.read_text())
             spec = next(iter(content.values()))
-            print(f"{name:<28} {spec['run']:<12} {spec.get('description', '')}")
+            print(f"{name:<32} {spec['run']:<12} {spec.get('description', '')}")
         return 0
     if options.name not in found:
         raise UserError(f"example {options.name!r}: unknown.{did_you_mean(options.name, found)}")
