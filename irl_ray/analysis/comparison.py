@@ -53,6 +53,7 @@ def methods(results: Results, world: str) -> dict[str, list[TrialResult]]:
 
 
 def final_success(trial: TrialResult) -> float:
+    """Mean success of the last updates of a run."""
     return success_after(trial.learning_curve, trial.curve[-1][0])
 
 
@@ -111,8 +112,6 @@ class Question:
 
 
 REFERENCE = "gridworld_question_mixer"
-
-
 QUESTIONS = (
     Question("Transformer or Hawk on the gridworld?", "model.mixer", "mixer", "gridworld_question_mixer"),
     Question("How diverse must the pretraining tasks be?", "world.tasks.length", "tasks", "gridworld_question_tasks"),

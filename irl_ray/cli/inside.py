@@ -88,13 +88,13 @@ def look(options: argparse.Namespace) -> int:
 
 
 def command_of(options: argparse.Namespace) -> str:
-    """The command line that does the same, without the paths that are of this machine alone."""
+    """The command line that does the same; of an absolute path only the last name."""
     words = ["irl-ray", options.command, shown_name(options.model)]
     for name, value in vars(options).items():
         if name in ("command", "model", "out") or value is None:
             continue
         values = value if isinstance(value, list) else [value]
-        words += [f"--{name}", *(Path(v).name if name == "data" else str(v) for v in values)]
+        words += [f"--{name}", *(Path(v).name if Path(str(v)).is_absolute() else str(v) for v in values)]
     return shlex.join(words)
 
 
