@@ -11,7 +11,7 @@ import pytest
 import torch
 from conftest import make_agent
 
-from irl_ray.analysis import comparison, report, results
+from irl_ray.analysis import comparison, questions, report, results
 from irl_ray.analysis.codes import metacontroller_gates
 from irl_ray.analysis.results import ExperimentResult, Results, TrialResult
 from irl_ray.analysis.statistics import (
@@ -193,9 +193,10 @@ def test_looks_inside_and_open_questions_are_drawn(tiny_weights, tmp_path):
     ]
     results.store(Results(experiments, []), tmp_path / "in")
     found = results.read([tmp_path / "in"])
-    mixer, tasks, noise = (comparison.question_table(found, question) for question in comparison.QUESTIONS)
-    assert [row[0] for row in mixer[1]] == ["hawk", "transformer"]
-    assert tasks is None and [row[0] for row in noise[1]] == [0.0, 0.2]
+    mixer, tasks, noise, alpha = (question.answer(found) for question in questions.QUESTIONS)
+    assert [row[0] for row in mixer.rows] == ["hawk", "transformer"]
+    assert tasks is alpha is None and [row[0] for row in noise.rows] == [0.0, 0.2]
+    assert "ends 0.040 nats per step above" in mixer.words
     assert main(["report", str(tmp_path / "in"), "--out", str(tmp_path / "out")]) == 0
     for name in ("fig3_probe", "figA1_probe_time", "fig4_control", "fig6_switches", "figE2_variance"):
         assert (tmp_path / "out" / f"{name}.svg").stat().st_size

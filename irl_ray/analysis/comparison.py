@@ -1,9 +1,7 @@
-"""What is held against what: methods of RL by environment, and the settings of open questions."""
+"""Methods of RL by environment: what each run is an example of, and how they compare."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -87,79 +85,3 @@ def method_table(results: Results) -> tuple[Row, list[Row]]:
                          f"{np.median(half):.0f} ({len(half)} of {len(curves)} runs)" if half
                          else "success stays under .01"))  # fmt: skip
     return header, rows
-
-
-@dataclass
-class Question:
-    """A question the paper leaves open, answered by runs that differ in one setting of pretraining.
-
-    Attributes:
-        title: the question.
-        key: the setting, as in `TrialResult.params` of pretraining.
-        shown: its name in the table.
-        experiment: whose runs answer it, beside those of `REFERENCE` with a Transformer, all tasks and ε = 0.
-    """
-
-    title: str
-    key: str
-    shown: str
-    experiment: str
-
-    def asks(self, experiment: str, settings: Mapping[str, Any]) -> bool:
-        """Whether a run answers it: of its own experiment, or the reference."""
-        reference = experiment.startswith(REFERENCE) and settings.get("model.mixer", "transformer") == "transformer"
-        return experiment.startswith(self.experiment) or reference
-
-
-REFERENCE = "gridworld_question_mixer"
-QUESTIONS = (
-    Question("Transformer or Hawk on the gridworld?", "model.mixer", "mixer", "gridworld_question_mixer"),
-    Question("How diverse must the pretraining tasks be?", "world.tasks.length", "tasks", "gridworld_question_tasks"),
-    Question("How noisy may the experts be?", "noise", "ε", "gridworld_question_noise"),
-)
-
-
-def question_table(results: Results, question: Question) -> tuple[Row, list[Row]] | None:
-    """Base model, codes and RL by the setting in question; None if nothing was run."""
-    runs: dict[str, list[TrialResult]] = {"Pretrain": [], "Discover": [], "InternalRL": []}
-    for experiment in results.experiments:
-        for trial in experiment.trials if experiment.run in runs else ():
-            if trial.finished and question.asks(experiment.name, _pretraining(trial, experiment.run)):
-                runs[experiment.run].append(trial)
-    values = {_value(t, "Pretrain", question.key) for t in runs["Pretrain"]}
-    if len(values) < 2:
-        return None
-    header = (question.shown, "action NLL (Bayes)", "best probe (chance)", "controllers, unseen order",
-              "F1", "code → subgoal", "injected", "internal RL")  # fmt: skip
-    rows = []
-    for value in sorted(values, key=str):
-        base, codes, rl = ([t for t in runs[run] if _value(t, run, question.key) == value] for run in runs)
-        m = base[0].metrics
-        probes = [v for k, v in m.items() if k.startswith("probe_accuracy/layer")]
-        control = [v for k, v in m.items() if k.startswith("control_success/layer")]
-        gates = [_mean(codes, name) for name in ("switch_f1", "code_subgoal_accuracy", "injected_success")]
-        final = [success_after(t.learning_curve, t.curve[-1][0]) for t in rl]
-        rows.append((
-            value, f"{m.get('eval/action_nll', np.nan):.3f} ({m.get('floor/bayes', np.nan):.3f})",
-            f"{max(probes, default=np.nan):.3f} ({m.get('probe_accuracy/chance', np.nan):.3f})",
-            f"{max(control, default=np.nan):.3f}", *gates,
-            f"{np.median(final):.3f} after {rl[0].curve[-1][0]:.0f} episodes" if final else "not run",
-        ))  # fmt: skip
-    return header, rows
-
-
-def _pretraining(trial: TrialResult, run: str) -> dict[str, Any]:
-    """Settings of the pretraining behind a run."""
-    if run == "Pretrain":
-        return trial.params
-    return {k.removeprefix("pretrain."): v for k, v in trial.origin.items() if k.startswith("pretrain.")}
-
-
-def _value(trial: TrialResult, run: str, key: str) -> Any:
-    defaults = {"model.mixer": "transformer", "noise": 0.0, "world.tasks.length": 12}  # of the small preset
-    return _pretraining(trial, run).get(key, defaults[key])
-
-
-def _mean(trials: list[TrialResult], name: str) -> str:
-    values = [t.metrics[name] for t in trials if name in t.metrics]
-    return f"{np.mean(values):.2f}" if values else "not run"

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from irl_ray.analysis import figures
-from irl_ray.analysis.comparison import QUESTIONS, Row, method_table, question_table
+from irl_ray.analysis.comparison import Row, method_table
 from irl_ray.analysis.figures import Drawn
+from irl_ray.analysis.questions import QUESTIONS, Question
 from irl_ray.analysis.results import Results
 from irl_ray.models.weights import code_revision
 
@@ -159,7 +160,7 @@ def write(results: Results, out: Path, plt: Any) -> list[str]:
         drawn = section.draw(plt, results)
         if drawn is None:
             missing.append(section.name)
-            parts.append(_not_run(section))
+            parts.append(_not_run(section.name, section.title, section.paper, section.command))
             continue
         for suffix, extra in ((".svg", {"metadata": {"Date": None}}), (".png", {"dpi": 160})):
             drawn.figure.savefig(out / f"{section.name}{suffix}", **extra)
@@ -168,13 +169,10 @@ def write(results: Results, out: Path, plt: Any) -> list[str]:
         parts.append(_figure(section, drawn, out))
     parts.append("<h2 id='questions'>Questions the paper leaves open</h2>")
     for question in QUESTIONS:
-        found = question_table(results, question)
-        if found is None:
-            parts.append(f"<h3>{html.escape(question.title)}</h3><p class='missing'>Not run: <code>rllib train file "
-                         f"tuned_configs/{question.experiment}.yaml</code></p>")  # fmt: skip
-            missing.append(question.experiment)
-        else:
-            parts.append(_table(question.title, question.experiment, *found, out, level=3))
+        part = _question(question, results, out)
+        command = f"rllib train file tuned_configs/{question.experiment}.yaml"
+        parts.append(part or _not_run(question.experiment, question.title, question.asked, command, level=3))
+        missing += [] if part else [question.experiment]
     page = _PAGE.format(style=_STYLE, body="\n".join(parts), scratch=FROM_NOTHING, revision=code_revision(),
                         contents=_contents())  # fmt: skip
     (out / "index.html").write_text(page)
@@ -210,21 +208,28 @@ def _figure(section: Section, drawn: Drawn, out: Path) -> str:
     )
 
 
-def _not_run(section: Section) -> str:
+def _question(question: Question, results: Results, out: Path) -> str | None:
+    answer = question.answer(results)
+    if answer is None:
+        return None
+    asked = f"<p><b>Paper.</b> {html.escape(question.asked)}</p><p><b>Ours.</b> {html.escape(answer.words)}</p>"
+    return _table(question.title, question.experiment, answer.header, answer.rows, out, level=3, words=asked)
+
+
+def _not_run(name: str, title: str, paper: str, command: str, level: int = 2) -> str:
     return (
-        f"<section id='{section.name}'><h2>{html.escape(section.title)}</h2>"
-        f"<p><b>Paper.</b> {html.escape(section.paper)}</p>"
-        f"<p class='missing'>Not run: <code>{html.escape(section.command)}</code></p></section>"
+        f"<section id='{name}'><h{level}>{html.escape(title)}</h{level}><p><b>Paper.</b> {html.escape(paper)}</p>"
+        f"<p class='missing'>Not run: <code>{html.escape(command)}</code></p></section>"
     )
 
 
-def _table(title: str, name: str, header: Row, rows: list[Row], out: Path, level: int = 2) -> str:
+def _table(title: str, name: str, header: Row, rows: list[Row], out: Path, level: int = 2, words: str = "") -> str:
     _csv(out / f"{name}.csv", header, rows)
     cells = lambda row, tag: "".join(f"<{tag}>{html.escape(str(cell))}</{tag}>" for cell in row)  # noqa: E731
     body = "".join(f"<tr>{cells(row, 'td')}</tr>" for row in rows)
     body = body or f"<tr><td colspan='{len(header)}' class='missing'>Not run</td></tr>"
     return (
-        f"<section id='{name}'><h{level}>{html.escape(title)}</h{level}><div class='wide'><table>"
+        f"<section id='{name}'><h{level}>{html.escape(title)}</h{level}>{words}<div class='wide'><table>"
         f"<tr>{cells(header, 'th')}</tr>{body}</table></div><p class='files'><a href='{name}.csv'>CSV</a></p></section>"
     )
 
