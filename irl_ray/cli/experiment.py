@@ -26,6 +26,7 @@ from typing import Any
 import yaml
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 
+from irl_ray import places
 from irl_ray.config import merge
 from irl_ray.envs.worlds import world_spec
 from irl_ray.errors import UserError, did_you_mean
@@ -281,7 +282,7 @@ def _is_reference(value: Any) -> bool:
     return isinstance(value, Mapping) and "result_of" in value
 
 
-def with_results(experiment: Experiment, folders: Mapping[str, Path], where: str) -> Experiment:
+def with_results(experiment: Experiment, folders: Mapping[str, str], where: str) -> Experiment:
     """The experiment with `result_of` replaced by the weights of every trial that ran, checked.
 
     Args:
@@ -312,7 +313,7 @@ def _absolute_paths(config: dict[str, Any]) -> dict[str, Any]:
             return {kind: [absolute(option) for option in options] for kind, options in value.items()}
         if not isinstance(value, str) or (weights.RELEASED / value / "config.json").is_file():
             return value
-        return str(weights.resolve(value).resolve())
+        return weights.remote_artefact(value) if places.is_remote(value) else str(weights.resolve(value).resolve())
 
     def folder(value: Any) -> Any:
         return str(Path(value).expanduser().resolve()) if isinstance(value, str) else value

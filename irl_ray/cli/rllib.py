@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from irl_ray import places
 from irl_ray.cli.text import json_object
 from irl_ray.errors import UserError, did_you_mean
 
@@ -116,14 +117,13 @@ def train(options: argparse.Namespace) -> int:
         for experiment in experiments:
             _apply_flags(experiment, options)
             files.check_scheduler(experiment, where)
-    storage = Path(options.storage_path)
     if options.resume and (options.config or options.stop or options.num_samples):
         raise UserError(
             "--resume: runs go on with the settings they began with; leave out --config, --stop, --num-samples"
         )
     runner.start_ray(options.ray_address, options.ray_num_cpus, options.ray_num_gpus)
     for experiments, where in batches:
-        code = runner.run_all(experiments, storage, where, options.resume)
+        code = runner.run_all(experiments, options.storage_path, where, options.resume)
         if code:
             return code
     return 0
@@ -166,10 +166,10 @@ def resume(options: argparse.Namespace) -> int:
     """`rllib resume FOLDER`."""
     from irl_ray.cli import runner
 
-    folder = Path(options.folder)
-    if not folder.is_dir():
-        near = [str(p) for p in folder.parent.glob("*")] if folder.parent.is_dir() else []
-        raise UserError(f"{folder}: no such folder.{did_you_mean(str(folder), near)}")
+    folder = options.folder.rstrip("/")
+    if not places.names_in(folder):
+        storage, name = places.split(folder)
+        raise UserError(f"{folder}: no such folder.{did_you_mean(name, places.names_in(storage))}")
     runner.start_ray(options.ray_address, options.ray_num_cpus, options.ray_num_gpus)
     return runner.resume(folder)
 

@@ -20,6 +20,7 @@ from ray.tune import Callback, CheckpointConfig, RunConfig, TuneConfig, Tuner  #
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, TrialScheduler  # noqa: E402
 from ray.tune.search.basic_variant import BasicVariantGenerator  # noqa: E402
 
+from irl_ray import places  # noqa: E402
 from irl_ray.cli import progress  # noqa: E402
 from irl_ray.cli.experiment import (  # noqa: E402
     SEARCHES,
@@ -141,16 +142,16 @@ def _trial_resources(run: str, config: Mapping[str, Any]) -> dict[str, float]:
     return {kind: sum(b.get(kind, 0) for b in bundles) for kind in {k for b in bundles for k in b}}
 
 
-def run_all(experiments: list[Experiment], storage: Path, where: str, resume_newest: bool = False) -> int:
+def run_all(experiments: list[Experiment], storage: str, where: str, resume_newest: bool = False) -> int:
     """Runs experiments one after the other, until one fails; returns the process's exit code.
 
     Args:
         experiments: as read.
-        storage: where results go.
+        storage: where results go, a folder or a URI.
         where: their file, for errors.
         resume_newest: carry on, or look up if finished, the newest run of each that has one.
     """
-    folders: dict[str, Path] = {}
+    folders: dict[str, str] = {}
     for number, experiment in enumerate(experiments, start=1):
         known = runs_of(experiment.name, storage) if resume_newest else []
         if known and experiment.awaited is not None and _date(known[-1]) < _date(folders[experiment.awaited]):
@@ -161,7 +162,7 @@ def run_all(experiments: list[Experiment], storage: Path, where: str, resume_new
         else:
             if experiment.awaited is not None:
                 experiment = with_results(experiment, folders, where)
-            folders[experiment.name] = storage / f"{experiment.name}_{time.strftime('%Y%m%d-%H%M%S')}"
+            folders[experiment.name] = places.join(storage, f"{experiment.name}_{time.strftime('%Y%m%d-%H%M%S')}")
             code = run(experiment, folders[experiment.name], where)
         if code:
             if number < len(experiments):
@@ -170,44 +171,45 @@ def run_all(experiments: list[Experiment], storage: Path, where: str, resume_new
     return 0
 
 
-def _date(folder: Path) -> str:
-    return folder.name[-15:]
+def _date(folder: str) -> str:
+    return places.split(folder)[1][-15:]
 
 
-def runs_of(name: str, storage: Path) -> list[Path]:
+def runs_of(name: str, storage: str) -> list[str]:
     """Folders of the runs of an experiment, oldest first."""
-    return sorted(
-        path for path in storage.glob(f"{name}_*") if re.fullmatch(r"\d{8}-\d{6}", path.name[len(name) + 1 :])
-    )
+    dated = re.compile(re.escape(name) + r"_\d{8}-\d{6}")
+    return [places.join(storage, found) for found in places.names_in(storage) if dated.fullmatch(found)]
 
 
-def run(experiment: Experiment, folder: Path, where: str) -> int:
+def run(experiment: Experiment, folder: str, where: str) -> int:
     """Runs one experiment to its end; returns the process's exit code."""
     check_resources(experiment, where)
     trainables.register_everything()
     checkpoint = {"checkpoint_at_end": True, **experiment.checkpoint}
     resources = _phase_resources(experiment)
     trainable = trainables.trainable_class(experiment.run)
-    tuner = Tuner(
-        tune.with_resources(trainable, resources) if resources else trainable,
-        param_space=_drawn(experiment.config),
-        tune_config=TuneConfig(
-            num_samples=experiment.num_samples,
-            scheduler=scheduler_of(experiment),
-            search_alg=BasicVariantGenerator(random_state=0),
-        ),
-        run_config=RunConfig(
-            name=folder.name,
-            storage_path=str(folder.parent.resolve()),
-            stop=experiment.stop or None,
-            checkpoint_config=CheckpointConfig(**checkpoint),
-            progress_reporter=progress.Progress(experiment.run, experiment.stop),
-            callbacks=[CheckpointOnInterrupt()],
-            verbose=1,
-        ),
-    )
+    storage, name = places.split(folder)
+    with places.reached(storage):
+        tuner = Tuner(
+            tune.with_resources(trainable, resources) if resources else trainable,
+            param_space=_drawn(experiment.config),
+            tune_config=TuneConfig(
+                num_samples=experiment.num_samples,
+                scheduler=scheduler_of(experiment),
+                search_alg=BasicVariantGenerator(random_state=0),
+            ),
+            run_config=RunConfig(
+                name=name,
+                storage_path=storage,
+                stop=experiment.stop or None,
+                checkpoint_config=CheckpointConfig(**checkpoint),
+                progress_reporter=progress.Progress(experiment.run, experiment.stop),
+                callbacks=[CheckpointOnInterrupt()],
+                verbose=1,
+            ),
+        )
     print(f"{experiment.name}: {experiment.run}, results and TensorBoard in {folder}", flush=True)
-    return _fit(tuner, experiment.run, folder)
+    return _fit(tuner, folder)
 
 
 def _drawn(node: Any) -> Any:
@@ -227,30 +229,31 @@ def _phase_resources(experiment: Experiment) -> dict[str, float] | None:
     return _trial_resources(experiment.run, next(variants(experiment.config)))
 
 
-def resume(folder: Path) -> int:
+def resume(folder: str) -> int:
     """Carries an interrupted experiment on from its last checkpoints."""
-    if not Tuner.can_restore(str(folder.resolve())):
+    if not Tuner.can_restore(places.absolute(folder)):
         raise UserError(
             f"{folder}: no experiment to resume there; expected a folder that `rllib train` made, "
             "such as results/gridworld_internal_20260101-120000"
         )
     trainables.register_everything()
     run_name = _run_of(folder)
-    tuner = Tuner.restore(str(folder.resolve()), trainable=trainables.trainable_class(run_name), resume_errored=True)
+    tuner = Tuner.restore(places.absolute(folder), trainable=trainables.trainable_class(run_name), resume_errored=True)
     print(f"resuming {folder}", flush=True)
-    return _fit(tuner, run_name, folder)
+    return _fit(tuner, folder)
 
 
-def _run_of(folder: Path) -> str:
+def _run_of(folder: str) -> str:
+    inside = places.names_in(folder)
     for name in trainables.runnable_names():
         cls = trainables.trainable_class(name) if name in (*trainables.PHASES, *trainables.OWN_ALGORITHMS) else None
         prefix = cls.__name__ if cls else name
-        if any(folder.glob(f"{prefix}_*")):
+        if any(found.startswith(f"{prefix}_") for found in inside):
             return name
     raise UserError(f"{folder}: holds no trial of a known trainable")
 
 
-def _fit(tuner: Tuner, run_name: str, folder: Path) -> int:
+def _fit(tuner: Tuner, folder: str) -> int:
     interrupt = signal.getsignal(signal.SIGINT)
     try:
         results = tuner.fit()
@@ -267,8 +270,9 @@ def _fit(tuner: Tuner, run_name: str, folder: Path) -> int:
         if gates:
             print(f"gates:\n{gates}")
         if result.checkpoint is not None:
-            artefact = Path(result.checkpoint.path) / "artefact"
-            print(f"weights: {artefact if artefact.is_dir() else result.checkpoint.path}")
+            checkpoint = places.join(folder, *Path(result.checkpoint.path).parts[-2:])
+            made = "artefact" in places.names_in(checkpoint)
+            print(f"weights: {places.join(checkpoint, 'artefact') if made else checkpoint}")
     if results.errors:
         print(f"{len(results.errors)} trial(s) failed. Once mended: rllib resume {folder}", file=sys.stderr)
         return 1

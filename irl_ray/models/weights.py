@@ -20,6 +20,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from irl_ray import places
 from irl_ray.config import build, to_plain
 from irl_ray.envs.pinpad import PinpadSpec
 from irl_ray.envs.worlds import GRIDWORLD_ID, WORLDS, env_id
@@ -167,7 +168,9 @@ def _shown(value: Any) -> str:
 
 
 def resolve(name: str | os.PathLike[str]) -> Path:
-    """The folder of an artefact: a path, or the name of released weights."""
+    """The folder of an artefact: a path, a URI (copied here once), or the name of released weights."""
+    if places.is_remote(name):
+        return places.copy_here(remote_artefact(str(name)))
     path = Path(name).expanduser()
     if (path / "config.json").is_file():
         return path
@@ -184,15 +187,32 @@ def resolve(name: str | os.PathLike[str]) -> Path:
     )
 
 
+def remote_artefact(place: str) -> str:
+    """The URI of the newest artefact in a remote artefact, checkpoint, trial or experiment of one trial."""
+    found = places.names_in(place)
+    if "config.json" in found:
+        return place
+    inside = [n for n in found if n == "artefact"] or [n for n in found if n.startswith("checkpoint_")]
+    inside = inside or [n for n in found if "params.json" in places.names_in(places.join(place, n))]
+    if not inside:
+        raise UserError(f"{place}: no weights there (expected a folder with config.json and model.safetensors)")
+    if len(inside) > 1 and not inside[-1].startswith("checkpoint_"):
+        raise UserError(f"{place}: holds {len(inside)} trials; name one of them, such as {inside[0]}")
+    return remote_artefact(places.join(place, inside[-1]))
+
+
 def artefacts_of_trials(folder: str | os.PathLike[str]) -> list[str]:
-    """The newest artefact of every trial of an experiment, in the order of the trials.
+    """The newest artefact of every trial of an experiment, in the order of the trials: absolute paths, or URIs.
 
     Raises:
         UserError: if a trial has none.
     """
-    trials = sorted(path.parent for path in Path(folder).glob("*/params.json"))
+    inside = [places.join(folder, name) for name in places.names_in(folder)]
+    trials = [trial for trial in inside if "params.json" in places.names_in(trial)]
     if not trials:
         raise UserError(f"{folder}: holds no trials")
+    if places.is_remote(folder):
+        return [remote_artefact(trial) for trial in trials]
     return [str(resolve(trial).resolve()) for trial in trials]
 
 

@@ -1,0 +1,86 @@
+"""Folders on this machine and in object storage: a path, or a URI that pyarrow reads, such as s3://bucket/runs or
+s3://bucket/runs?endpoint_override=https://minio.example.org."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from pyarrow import ArrowException, fs
+
+from irl_ray.errors import UserError
+
+Place = str | os.PathLike[str]
+
+
+def is_remote(place: Place) -> bool:
+    """Whether a place is a URI and not a path."""
+    return "://" in str(place)
+
+
+def absolute(place: Place) -> str:
+    """The same place, whatever the working directory."""
+    return str(place).rstrip("/") if is_remote(place) else str(Path(place).expanduser().resolve())
+
+
+def join(place: Place, *names: str) -> str:
+    """A place inside a place; what follows a URI's question mark stays behind it."""
+    path, mark, options = str(place).partition("?") if is_remote(place) else (str(place), "", "")
+    return "/".join((path.rstrip("/"), *names)) + mark + options
+
+
+def split(place: Place) -> tuple[str, str]:
+    """The folder that a place is in, and its name there."""
+    path, mark, options = absolute(place).partition("?") if is_remote(place) else (absolute(place), "", "")
+    parent, _, name = path.rstrip("/").rpartition("/")
+    return parent + mark + options, name
+
+
+def names_in(place: Place) -> list[str]:
+    """Sorted names directly inside a folder; none if it is not there.
+
+    Raises:
+        UserError: if a URI cannot be reached.
+    """
+    if not is_remote(place):
+        return sorted(os.listdir(place)) if os.path.isdir(place) else []
+    return sorted(info.base_name for info in _infos(place))
+
+
+def copy_here(place: Place) -> Path:
+    """A copy on this machine of the files directly inside a remote folder, made once for each state of them."""
+    infos = [info for info in _infos(place) if info.is_file]
+    state = repr((str(place), sorted((info.base_name, info.size, info.mtime_ns) for info in infos)))
+    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "irl_ray"
+    copy = cache / hashlib.sha256(state.encode()).hexdigest()[:24]
+    if not copy.is_dir():
+        cache.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=cache) as made:
+            fresh = Path(made) / "copy"
+            fresh.mkdir()
+            for info in infos:
+                with reached(place):
+                    remote, _ = fs.FileSystem.from_uri(str(place))
+                    fs.copy_files(info.path, str(fresh / info.base_name), remote, fs.LocalFileSystem())
+            with contextlib.suppress(OSError):  # another process on this machine was first
+                fresh.rename(copy)
+    return copy
+
+
+def _infos(place: Place) -> list[fs.FileInfo]:
+    with reached(place):
+        remote, path = fs.FileSystem.from_uri(str(place))
+        return remote.get_file_info(fs.FileSelector(path, allow_not_found=True))
+
+
+@contextlib.contextmanager
+def reached(place: Place) -> Iterator[None]:
+    """What fails on the way to a place becomes one line that names it."""
+    try:
+        yield
+    except (ArrowException, OSError) as error:
+        raise UserError(f"{place}: cannot be reached ({str(error).splitlines()[0]})") from None
