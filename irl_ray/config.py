@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -62,6 +63,28 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
 
 
 _NAMES = {int: "an integer", str: "text", bool: "true or false"}
+
+
+def check_at_least(config: Any, **bounds: float) -> None:
+    """Refuses numbers of a dataclass that are below their bounds, or not numbers at all.
+
+    Raises:
+        UserError: naming the setting.
+    """
+    for name, bound in bounds.items():
+        value = getattr(config, name)
+        if value is not None and not value >= bound:
+            raise UserError(f"{name}: expected at least {bound:g}, got {value}")
+
+
+def check_device(name: str) -> None:
+    """Refuses what PyTorch calls no device.
+
+    Raises:
+        UserError: naming the setting.
+    """
+    if not re.fullmatch(r"cpu|mps|cuda(:\d+)?", name):
+        raise UserError(f"device: expected cpu, cuda, cuda:N or mps, got {name!r}")
 
 
 def to_plain(config: Any) -> Any:

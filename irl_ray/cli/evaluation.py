@@ -24,7 +24,7 @@ def evaluate(options: argparse.Namespace) -> int:
     """Prints success with its standard error, and writes a GIF and JSON where asked."""
     if options.episodes < 1:
         raise UserError(f"--episodes: expected a positive number, got {options.episodes}")
-    if weights.holds(options.checkpoint, "expert"):
+    if "expert" in weights.described(options.checkpoint):
         return evaluate_expert(options)
     agent = weights.load(options.checkpoint)
     world = evaluation_world(agent, options.env_config or {})

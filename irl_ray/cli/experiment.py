@@ -27,7 +27,9 @@ import yaml
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 
 from irl_ray import places
+from irl_ray.cli import progress
 from irl_ray.config import merge
+from irl_ray.data.shards import read_manifest
 from irl_ray.envs.worlds import world_spec
 from irl_ray.errors import UserError, did_you_mean
 from irl_ray.internal.internal_env import check_world
@@ -47,6 +49,14 @@ WEIGHT_KEYS = ("base", "metacontroller", "start_from")  # config keys that name 
 FOLDER_KEYS = ("data", "clean_data")  # config keys that name folders of demonstrations
 
 
+# What may stop a run, beside the columns of its progress.
+EVERY_RUN = ["training_iteration", "time_total_s", "time_since_restore", "iterations_since_restore"]
+EVERY_PHASE = ["loss", "gate_score", "switch_f1", "code_subgoal_accuracy"]
+EVERY_RL = [
+    "num_env_steps_sampled_lifetime", "env_runners/num_env_steps_sampled_lifetime", "env_runners/num_episodes",
+    "env_runners/raw_steps_per_code", "env_runners/episode_return_mean", "learners/default_policy/total_loss",
+    "learners/default_policy/policy_loss", "learners/default_policy/clip_fraction",
+]  # fmt: skip
 GATES = ("gate_score", "switch_f1", "code_subgoal_accuracy")
 
 
@@ -166,6 +176,7 @@ def parse(name: str, spec: Any, where: str, override: Mapping[str, Any] | None =
         scheduler=str(spec.get("scheduler", "fifo")).lower(),
         scheduler_config=_mapping(spec.get("scheduler_config"), f"{here}.scheduler_config"),
     )
+    check_stop(experiment, here)
     check_scheduler(experiment, here)
     check_config(experiment, where)
     return experiment
@@ -214,10 +225,14 @@ def check_config(experiment: Experiment, where: str) -> None:
         settings = {k: v["result_of"] if _is_reference(v) else v for k, v in experiment.config.items()}
         if experiment.run in trainables.PHASES:
             for variant in variants(settings):
-                trainables.PHASE_CONFIGS[experiment.run](variant)
+                config = trainables.PHASE_CONFIGS[experiment.run](variant)
+                if experiment.awaited is None:
+                    _check_layer(config)
             return
         known = set(trainables.algorithm_config(experiment.run).to_dict()) | _settable(experiment.run)
         _known(settings, known, "config")
+        if experiment.run not in trainables.OWN_ALGORITHMS and not settings.get("env"):
+            raise UserError("env: missing; expected an environment's id, such as irl_ray/GridPinpad-v0")
         for variant in variants(settings):
             config = built_algorithm_config(experiment.run, variant)
             if experiment.awaited is None and hasattr(config, "weights_name"):
@@ -226,8 +241,33 @@ def check_config(experiment: Experiment, where: str) -> None:
         raise UserError(f"{where}: {experiment.name}: {error}") from None
 
 
+def _check_layer(config: Any) -> None:
+    """Refuses a layer that the base model does not have."""
+    layer = getattr(getattr(config, "metacontroller", None), "layer", None)
+    if layer is not None:
+        told = weights.described(config.base)
+        if "base" in told and not 0 <= layer <= told["base"]["layers"]:
+            raise UserError(f"metacontroller.layer={layer}: the base model has layers 0..{told['base']['layers']}")
+
+
+def check_demonstrations(experiment: Experiment, where: str) -> None:
+    """Refuses to start where the demonstrations are not there.
+
+    Raises:
+        UserError: naming the folder.
+    """
+    for key in FOLDER_KEYS:
+        if isinstance(experiment.config.get(key), str):
+            try:
+                read_manifest(experiment.config[key])
+            except UserError as error:
+                raise UserError(f"{where}: {experiment.name}.{key}: {error}") from None
+
+
 def _check_environment(config: AlgorithmConfig) -> None:
     required = ("metacontroller",) if hasattr(config, "metacontroller") else ()
+    if not isinstance(config.weights_name, str):
+        raise UserError(f"{(*required, 'base')[0]}: expected the name or the folder of weights, got None")
     agent = weights.load(config.weights_name, *required)
     check_world(agent, world_spec(config.env, config.env_config))
 
@@ -344,6 +384,20 @@ def _stop(value: Any, here: str) -> dict[str, float]:
     return dict(value)
 
 
+def check_stop(experiment: Experiment, here: str) -> None:
+    """Refuses metrics that a run of ours never reports: Tune would wait for them for ever.
+
+    Raises:
+        UserError: naming the metric.
+    """
+    run = experiment.run
+    if run not in (*trainables.PHASES, *trainables.OWN_ALGORITHMS):
+        return
+    reported = [metric for _, metric, _ in progress.columns_of(run)]
+    reported += EVERY_RUN + (EVERY_PHASE if run in trainables.PHASES else EVERY_RL)
+    _known({m: v for m, v in experiment.stop.items() if not m.startswith("evaluation/")}, reported, f"{here}.stop")
+
+
 def _mapping(value: Any, here: str) -> dict[str, Any]:
     if value is not None and not isinstance(value, Mapping):
         raise UserError(f"{here}: expected a mapping, got {value!r}")
@@ -353,6 +407,10 @@ def _mapping(value: Any, here: str) -> dict[str, Any]:
 def _checkpoint(value: Any, here: str) -> dict[str, Any]:
     settings = _mapping(value, here)
     _known(settings, CHECKPOINT_KEYS, here)
+    for key, least in (("checkpoint_frequency", 0), ("num_to_keep", 1)):
+        given = settings.get(key)
+        if given is not None and (type(given) is not int or given < least):
+            raise UserError(f"{here}.{key}: expected a whole number of at least {least}, got {given!r}")
     return settings
 
 

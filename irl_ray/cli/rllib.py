@@ -116,6 +116,7 @@ def train(options: argparse.Namespace) -> int:
         _refuse_shared_flags(experiments, where, options)
         for experiment in experiments:
             _apply_flags(experiment, options)
+            files.check_stop(experiment, where)
             files.check_scheduler(experiment, where)
     if options.resume and (options.config or options.stop or options.num_samples):
         raise UserError(

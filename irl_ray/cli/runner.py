@@ -26,6 +26,7 @@ from irl_ray.cli.experiment import (  # noqa: E402
     SEARCHES,
     Experiment,
     built_algorithm_config,
+    check_demonstrations,
     variants,
     with_results,
 )
@@ -184,6 +185,7 @@ def runs_of(name: str, storage: str) -> list[str]:
 def run(experiment: Experiment, folder: str, where: str) -> int:
     """Runs one experiment to its end; returns the process's exit code."""
     check_resources(experiment, where)
+    check_demonstrations(experiment, where)
     trainables.register_everything()
     checkpoint = {"checkpoint_at_end": True, **experiment.checkpoint}
     resources = _phase_resources(experiment)

@@ -26,6 +26,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
 
@@ -168,6 +169,9 @@ def read_manifest(folder: str | os.PathLike[str]) -> dict[str, Any]:
     missing = {"environment", "world", "shards"} - manifest.keys()
     if missing or manifest["environment"] not in WORLDS:
         raise UserError(f"{path}: incomplete ({', '.join(sorted(missing)) or 'environment'}); collect the data again")
+    shards, needed = manifest["shards"], {"file", "episodes", "sha256"}
+    if not isinstance(shards, list) or not all(isinstance(s, dict) and needed <= s.keys() for s in shards):
+        raise UserError(f"{path}: shards: expected entries with file, episodes, sha256; collect the data again")
     return manifest
 
 
@@ -183,9 +187,11 @@ def check_shard(folder: Path, entry: dict[str, Any], thorough: bool = False) -> 
     Args:
         folder: of the shards.
         entry: its entry in the manifest.
-        thorough: also compare the hash and look at every value.
+        thorough: also compare the hash and look at every value, as every reader does.
     """
-    path = folder / entry["file"]
+    path = folder / str(entry["file"])
+    if path.name != entry["file"]:
+        return "named outside of its folder"
     if not path.is_file():
         return "missing"
     try:
@@ -194,14 +200,27 @@ def check_shard(folder: Path, entry: dict[str, Any], thorough: bool = False) -> 
             return "has other columns than demonstrations have"
         if file.metadata.num_rows != entry["episodes"]:
             return f"holds {file.metadata.num_rows} episodes, the manifest says {entry['episodes']}"
+        if thorough and file_hash(path) != entry["sha256"]:
+            return "is not the file that was written (its hash differs)"
         if thorough:
-            if file_hash(path) != entry["sha256"]:
-                return "is not the file that was written (its hash differs)"
-            table = file.read(["observation", "action"])
-            if not all(np.isfinite(_flat(table, name)).all() for name in ("observation", "action")):
-                return "holds values that are not finite"
+            return _misfit(file.read())
     except (pa.ArrowException, OSError) as error:
         return f"not readable ({str(error).splitlines()[0]})"
+    return None
+
+
+def _misfit(table: pa.Table) -> str | None:
+    """What is wrong with the trajectories of a shard, in a few words; None if nothing is."""
+    length = np.array(table["length"], np.int64)
+    if not len(length) or length.min() < 1:
+        return "holds a trajectory of length 0" if len(length) else "holds no trajectory"
+    for name in set(table.column_names) - {"episode", "length", "task"}:
+        rows = length + 1 if name == "observation" else length
+        values = pc.list_value_length(table[name]).to_numpy()
+        if (values % rows).any() or len(set(values // rows)) > 1 or not values.all():
+            return f"has another length in its column {name} than in length"
+        if name in TRAINING_COLUMNS and not np.isfinite(_flat(table, name)).all():
+            return "holds values that are not finite"
     return None
 
 
@@ -232,12 +251,15 @@ class StoredDemonstrations:
         tables = []
         for entry in self.manifest["shards"]:
             problem = check_shard(folder, entry)
-            if problem:
-                report(f"{folder / entry['file']}: {problem}; left out")
-            else:
+            if not problem:
                 names = [*TRAINING_COLUMNS, *(TRUTH_COLUMNS if truth else ())]
-                tables.append(pq.read_table(folder / entry["file"], columns=names))
-        if not tables or not sum(len(t) for t in tables):
+                table = pq.read_table(folder / entry["file"], columns=names)
+                problem = _misfit(table)
+            if problem:
+                report(f"{folder / str(entry['file'])}: {problem}; left out")
+            else:
+                tables.append(table)
+        if not tables:
             raise UserError(f"{folder}: no usable shard; `irl-ray data verify {folder}` says why. Collect again")
         table = pa.concat_tables(tables)
         self.length = torch.from_numpy(np.array(table["length"], np.int64))

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from irl_ray.config import check_at_least
 from irl_ray.envs.pinpad import NUM_ACTIONS, PinpadSpec
 from irl_ray.envs.worlds import NUM_JOINTS, AntSpec, ant_observation_size
 from irl_ray.errors import UserError, did_you_mean
@@ -23,6 +24,9 @@ from irl_ray.models.transformer import CausalSelfAttention
 
 if TYPE_CHECKING:
     from irl_ray.data.trajectories import Trajectories
+
+
+MIXERS = {"transformer": CausalSelfAttention, "hawk": HawkMixer}
 
 
 @dataclass
@@ -52,20 +56,22 @@ class SequenceModelConfig:
     embedding_std: float = 0.3
     min_log_std: float = -1.0
 
+    def __post_init__(self) -> None:
+        if self.mixer not in MIXERS:
+            raise UserError(
+                f"mixer: {self.mixer!r} is unknown.{did_you_mean(self.mixer, MIXERS)} "
+                f"Expected one of {', '.join(MIXERS)}"
+            )
+        check_at_least(self, width=1, layers=1, heads=1, mlp=1)
+
 
 class Block(nn.Module):
     """x += mix(norm(x)); x += mlp(norm(x)), with one hidden ReLU layer (D.1)."""
 
     def __init__(self, config: SequenceModelConfig):
         super().__init__()
-        mixers = {"transformer": CausalSelfAttention, "hawk": HawkMixer}
-        if config.mixer not in mixers:
-            raise UserError(
-                f"mixer: {config.mixer!r} is unknown.{did_you_mean(config.mixer, mixers)} "
-                f"Expected one of {', '.join(mixers)}"
-            )
         self.mix_norm = nn.RMSNorm(config.width)
-        self.mix = mixers[config.mixer](config.width, config.heads)
+        self.mix = MIXERS[config.mixer](config.width, config.heads)
         self.mlp_norm = nn.RMSNorm(config.width)
         self.mlp_in = nn.Linear(config.width, config.mlp)
         self.mlp_out = nn.Linear(config.mlp, config.width)

@@ -267,9 +267,9 @@ def load(name: str | os.PathLike[str], *required: str, device: str | torch.devic
     return artefact
 
 
-def holds(name: str | os.PathLike[str], part: str) -> bool:
-    """Whether an artefact has a part, without reading its weights."""
-    return part in _read_config(resolve(name) / "config.json")
+def described(name: str | os.PathLike[str]) -> Mapping[str, Any]:
+    """What an artefact tells of its parts, without reading its weights."""
+    return _read_config(resolve(name) / "config.json")
 
 
 _HOW = {
@@ -291,4 +291,7 @@ def _read_config(path: Path) -> Mapping[str, Any]:
     missing = {"world", "metrics", "provenance"} - config.keys()
     if missing:
         raise UserError(f"{path}: lacks {', '.join(sorted(missing))}; train or download it again")
+    world = config.get("environment", GRIDWORLD_ID)
+    if world not in WORLDS:
+        raise UserError(f"{path}: environment {world!r} is unknown; this version knows {', '.join(WORLDS)}")
     return config

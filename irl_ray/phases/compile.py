@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from irl_ray.analysis.codes import alignment_and_meaning
-from irl_ray.config import build
+from irl_ray.config import build, check_at_least
 from irl_ray.data.sources import open_demonstrations
 from irl_ray.data.trajectories import Trajectories
 from irl_ray.envs.worlds import preset_of
@@ -47,6 +47,8 @@ class CompileConfig(CodesConfig):
     boundary_weight: float = 0.1
 
     def __post_init__(self) -> None:
+        super().__post_init__()
+        check_at_least(self, code_weight=0, boundary_weight=0)
         self.segmenter.code_size = self.metacontroller.code_size
 
 

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from irl_ray.analysis.codes import class_mean_codes, controls_of, injected_success, metacontroller_gates
-from irl_ray.config import build
+from irl_ray.config import build, check_at_least, check_device
 from irl_ray.data.sources import open_demonstrations
 from irl_ray.data.trajectories import Trajectories
 from irl_ray.envs.worlds import ANT_ID, GRIDWORLD_ID, POST_TRAINING_TASKS, preset_of
@@ -69,6 +69,10 @@ class CodesConfig:
     seed: int = 0
     device: str = "cpu"
 
+    def __post_init__(self) -> None:
+        check_device(self.device)
+        check_at_least(self, steps=0, batch_size=1, length_groups=1, gate_episodes=1, report_every=1, seed=0)
+
 
 @dataclass
 class DiscoverConfig(CodesConfig):
@@ -95,6 +99,8 @@ class DiscoverConfig(CodesConfig):
     gates_at_reports: bool = False
 
     def __post_init__(self) -> None:
+        super().__post_init__()
+        check_at_least(self, alpha=0, alpha_hold=0, alpha_ramp=0)
         if self.co_training not in (None, "pretrained", "scratch"):
             raise UserError(f"co_training: expected null, 'pretrained' or 'scratch', got {self.co_training!r}")
         if self.co_training and self.teacher.steps:

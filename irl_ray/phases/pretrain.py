@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from irl_ray.analysis.closed_loop import free_walk_gates
 from irl_ray.analysis.control import clone_with_goal, control_success, train_controllers
 from irl_ray.analysis.probe import subgoal_probe
-from irl_ray.config import build
+from irl_ray.config import build, check_at_least, check_device
 from irl_ray.data.floors import action_floors, arrival_floors, arrivals
 from irl_ray.data.gridworld import GridworldExpert
 from irl_ray.data.sources import open_demonstrations
@@ -108,6 +108,11 @@ class PretrainConfig:
     report_every: int = 100
     seed: int = 0
     device: str = "cpu"
+
+    def __post_init__(self) -> None:
+        check_device(self.device)
+        check_at_least(self, steps=0, batch_size=1, length_groups=1, gate_episodes=1, report_every=1, seed=0)
+        check_at_least(self, noise=0, control_steps=0, goal_steps=0, entry_batch_size=0)
 
 
 _GRIDWORLD = {

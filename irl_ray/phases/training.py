@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from irl_ray.config import to_plain
+from irl_ray.config import check_at_least, to_plain
 from irl_ray.errors import UserError
 from irl_ray.models import weights
 from irl_ray.models.weights import Artefact
@@ -41,6 +41,7 @@ class OptimizerConfig:
     def __post_init__(self) -> None:
         if self.schedule not in ("cosine", "constant"):
             raise UserError(f"schedule: expected 'cosine' or 'constant', got {self.schedule!r}")
+        check_at_least(self, learning_rate=0, weight_decay=0, warmup_steps=0, max_grad_norm=0)
 
     def rate(self, step: int, steps: int) -> float:
         """Learning rate of optimiser step `step` out of `steps`."""
