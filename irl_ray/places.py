@@ -84,7 +84,9 @@ def copy_here(place: Place) -> Path:
 def _infos(place: Place) -> list[fs.FileInfo]:
     with reached(place):
         remote, path = fs.FileSystem.from_uri(str(place))
-        return remote.get_file_info(fs.FileSelector(path, allow_not_found=True))
+        if remote.get_file_info(path).type != fs.FileType.Directory:
+            return []
+        return remote.get_file_info(fs.FileSelector(path))
 
 
 @contextlib.contextmanager
