@@ -51,6 +51,16 @@ def names_in(place: Place) -> list[str]:
     return sorted(info.base_name for info in _infos(place))
 
 
+def read_text(place: Place) -> str:
+    """What is in a file."""
+    if not is_remote(place):
+        return Path(place).read_text()
+    with reached(place):
+        remote, path = fs.FileSystem.from_uri(str(place))
+        with remote.open_input_stream(path) as file:
+            return file.read().decode()
+
+
 def copy_here(place: Place) -> Path:
     """A copy on this machine of the files directly inside a remote folder, made once for each state of them."""
     infos = [info for info in _infos(place) if info.is_file]
@@ -74,7 +84,9 @@ def copy_here(place: Place) -> Path:
 def _infos(place: Place) -> list[fs.FileInfo]:
     with reached(place):
         remote, path = fs.FileSystem.from_uri(str(place))
-        return remote.get_file_info(fs.FileSelector(path, allow_not_found=True))
+        if remote.get_file_info(path).type != fs.FileType.Directory:
+            return []
+        return remote.get_file_info(fs.FileSelector(path))
 
 
 @contextlib.contextmanager

@@ -207,7 +207,7 @@ def shown_name(value: str) -> str:
 
 def _newest_card(trial: Path) -> dict[str, Any]:
     """What a run's own newest artefact tells of itself; empty if there is none."""
-    cards = sorted(trial.glob("*/artefact/config.json"))
+    cards = sorted(trial.glob("**/artefact/config.json"))
     return _json(cards[-1]) if cards else {}
 
 

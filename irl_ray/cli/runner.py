@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -33,6 +34,7 @@ from irl_ray.cli.experiment import (  # noqa: E402
 from irl_ray.cli.text import INTERRUPTED  # noqa: E402
 from irl_ray.errors import UserError  # noqa: E402
 from irl_ray.rllib import trainables  # noqa: E402
+from irl_ray.rllib.parallel import WORKERS, parallel_phase  # noqa: E402
 
 
 class Interrupt:
@@ -137,7 +139,8 @@ def check_resources(experiment: Experiment, where: str) -> None:
 
 def _trial_resources(run: str, config: Mapping[str, Any]) -> dict[str, float]:
     if run in trainables.PHASES:
-        return {"CPU": 1.0, **({"GPU": 1.0} if str(config.get("device", "cpu")).startswith("cuda") else {})}
+        workers = max(1.0, float(config.get("num_workers", 0)))
+        return {"CPU": workers, **({"GPU": workers} if str(config.get("device", "cpu")).startswith("cuda") else {})}
     built = built_algorithm_config(run, config)
     bundles = built.algo_class.default_resource_request(built).bundles
     return {kind: sum(b.get(kind, 0) for b in bundles) for kind in {k for b in bundles for k in b}}
@@ -188,8 +191,12 @@ def run(experiment: Experiment, folder: str, where: str) -> int:
     check_demonstrations(experiment, where)
     trainables.register_everything()
     checkpoint = {"checkpoint_at_end": True, **experiment.checkpoint}
-    resources = _phase_resources(experiment)
-    trainable = trainables.trainable_class(experiment.run)
+    trainable, resources = trainables.trainable_class(experiment.run), _phase_resources(experiment)
+    workers, at_once = _workers(experiment), None
+    if workers > 1:
+        trainable, checkpoint = parallel_phase(experiment.run, places.absolute(folder)), {}
+        at_once = max(1, min(int(ray.cluster_resources().get(k, 0) // v) for k, v in resources.items()))
+        resources = None
     storage, name = places.split(folder)
     with places.reached(storage):
         tuner = Tuner(
@@ -197,6 +204,7 @@ def run(experiment: Experiment, folder: str, where: str) -> int:
             param_space=_drawn(experiment.config),
             tune_config=TuneConfig(
                 num_samples=experiment.num_samples,
+                max_concurrent_trials=at_once,
                 scheduler=scheduler_of(experiment),
                 search_alg=BasicVariantGenerator(random_state=0),
             ),
@@ -225,6 +233,16 @@ def _drawn(node: Any) -> Any:
     return {key: _drawn(value) for key, value in node.items()}
 
 
+def _workers(experiment: Experiment) -> int:
+    """Workers of each trial of a phase; 0 for anything else."""
+    if experiment.run not in trainables.PHASES:
+        return 0
+    counts = {int(variant.get("num_workers", 0)) for variant in variants(experiment.config)}
+    if len(counts) > 1:
+        raise UserError(f"{experiment.name}.num_workers: expected one number for all trials, got {sorted(counts)}")
+    return counts.pop()
+
+
 def _phase_resources(experiment: Experiment) -> dict[str, float] | None:
     if experiment.run not in trainables.PHASES:
         return None
@@ -239,19 +257,25 @@ def resume(folder: str) -> int:
             "such as results/gridworld_internal_20260101-120000"
         )
     trainables.register_everything()
-    run_name = _run_of(folder)
-    tuner = Tuner.restore(places.absolute(folder), trainable=trainables.trainable_class(run_name), resume_errored=True)
+    run_name, trial = _run_of(folder)
+    settings = json.loads(places.read_text(places.join(trial, "params.json")))
+    trainable = trainables.trainable_class(run_name)
+    if run_name in trainables.PHASES and settings.get("num_workers", 0) > 1:
+        trainable = parallel_phase(run_name, places.absolute(folder))
+    tuner = Tuner.restore(places.absolute(folder), trainable=trainable, resume_errored=True)
     print(f"resuming {folder}", flush=True)
     return _fit(tuner, folder)
 
 
-def _run_of(folder: str) -> str:
+def _run_of(folder: str) -> tuple[str, str]:
+    """The trainable of an experiment, and one of its trials."""
     inside = places.names_in(folder)
     for name in trainables.runnable_names():
         cls = trainables.trainable_class(name) if name in (*trainables.PHASES, *trainables.OWN_ALGORITHMS) else None
         prefix = cls.__name__ if cls else name
-        if any(found.startswith(f"{prefix}_") for found in inside):
-            return name
+        trials = [found for found in inside if found.startswith(f"{prefix}_")]
+        if trials:
+            return name, places.join(folder, trials[0])
     raise UserError(f"{folder}: holds no trial of a known trainable")
 
 
@@ -271,14 +295,18 @@ def _fit(tuner: Tuner, folder: str) -> int:
         gates = progress.gates_table(result.metrics or {})
         if gates:
             print(f"gates:\n{gates}")
-        if result.checkpoint is not None:
-            checkpoint = places.join(folder, *Path(result.checkpoint.path).parts[-2:])
-            made = "artefact" in places.names_in(checkpoint)
-            print(f"weights: {places.join(checkpoint, 'artefact') if made else checkpoint}")
+        print(f"weights: {_weights_of(places.join(folder, Path(result.path).name), result.checkpoint)}")
     if results.errors:
         print(f"{len(results.errors)} trial(s) failed. Once mended: rllib resume {folder}", file=sys.stderr)
         return 1
     return 0
+
+
+def _weights_of(trial: str, checkpoint: Any) -> str:
+    """Where a trial's weights are: in its last checkpoint, or where its workers left them."""
+    inside = Path(checkpoint.path).name if checkpoint is not None else WORKERS
+    kept = places.join(trial, inside)
+    return places.join(kept, "artefact") if "artefact" in places.names_in(kept) else kept
 
 
 def _last_line(error: BaseException) -> str:

@@ -44,6 +44,11 @@ class Trajectories:
     def __len__(self) -> int:
         return self.action.shape[0]
 
+    def __getitem__(self, rows: slice) -> Trajectories:
+        """The given trajectories, padded as they are."""
+        parts = {f.name: v[rows] for f in fields(self) if isinstance(v := getattr(self, f.name), Tensor)}
+        return replace(self, **parts | ({} if self.distances is None else {"distances": self.distances[:, :, rows]}))
+
     def select(self, rows: Tensor) -> Trajectories:
         """The given trajectories, trimmed to the longest of them."""
         steps = int(self.mask[rows].sum(1).max())

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -192,7 +193,8 @@ def remote_artefact(place: str) -> str:
     found = places.names_in(place)
     if "config.json" in found:
         return place
-    inside = [n for n in found if n == "artefact"] or [n for n in found if n.startswith("checkpoint_")]
+    inside = [n for n in found if n == "artefact"] or [n for n in found if re.fullmatch(r"checkpoint_[^a-z]+", n)]
+    inside = inside or [n for n in found if n == "workers"]  # of a phase on several of them
     inside = inside or [n for n in found if "params.json" in places.names_in(places.join(place, n))]
     if not inside:
         raise UserError(f"{place}: no weights there (expected a folder with config.json and model.safetensors)")

@@ -99,15 +99,17 @@ class CompILE(Phase):
             loss = nll + config.code_weight * code_kl + config.boundary_weight * boundary_kl + switch
             (loss / total).backward()
             sums += torch.stack(losses).detach() / total
-        nll, code_kl, boundary_kl, switch = sums.tolist()
+        nll, code_kl, boundary_kl, switch = self.summed(sums).tolist()
         return {"action_nll": nll, "kl": code_kl, "boundary_kl": boundary_kl, "switch_nll": switch}
 
     def losses(self, batch: Trajectories) -> tuple[torch.Tensor, ...]:
-        """Sums over steps: action NLL; over segments: KL of codes, KL of boundaries (nats); the switch's NLL."""
+        """Sums over the steps of this worker's rows: action NLL; over their segments: KL of codes, KL of boundaries
+        (nats); the switch's NLL."""
         shape, segmenter = self.agent.segmenter.config, self.agent.segmenter
         draw = {"generator": self._noise, "device": batch.mask.device}
         noise = torch.randn(len(batch), shape.segments, shape.code_size, **draw)
         uniform = torch.rand(len(batch), shape.segments - 1, batch.mask.shape[1] + 1, **draw)
+        batch, noise, uniform = map(self.own, (batch, noise, uniform))
         found = segmenter(batch.observation, batch.mask, noise, gumbel_noise(uniform))
         nll, logit = self._under(found, batch)
         later = batch.mask[:, 1:]

@@ -51,6 +51,7 @@ class CodesConfig:
         report_every: optimiser steps per report.
         seed: of initial weights, data and code noise.
         device: "cpu" or "cuda".
+        num_workers: that share each batch; 0 trains where the trial runs.
     """
 
     base: str
@@ -68,10 +69,12 @@ class CodesConfig:
     report_every: int = 100
     seed: int = 0
     device: str = "cpu"
+    num_workers: int = 0
 
     def __post_init__(self) -> None:
         check_device(self.device)
-        check_at_least(self, steps=0, batch_size=1, length_groups=1, gate_episodes=1, report_every=1, seed=0)
+        check_at_least(self, steps=0, batch_size=1, length_groups=1, gate_episodes=1, report_every=1)
+        check_at_least(self, seed=0, num_workers=0)
 
 
 @dataclass
@@ -272,7 +275,7 @@ class Discover(Phase):
             nll, kl, beta = self.losses(part)
             ((nll + alpha * kl) / total).backward()
             sums += torch.stack([nll, kl, beta]).detach() / total
-        nll, kl, beta = sums.tolist()
+        nll, kl, beta = self.summed(sums).tolist()
         return {"action_nll": nll, "kl": kl, "alpha": alpha, "beta_mean": beta, "loss": nll + alpha * kl}
 
     def _taught(self, batch: Trajectories) -> dict[str, float]:
@@ -282,21 +285,23 @@ class Discover(Phase):
         sums = torch.zeros(3, device=batch.mask.device)
         for part in batch.split_by_length(self.config.length_groups):
             outcome, change = teacher.segments(part)
-            code, mask = teacher.codes[outcome.clamp(min=0)], part.mask
             residual, top = self._steered(part, outcome)
+            code = teacher.codes[outcome.clamp(min=0)]
+            noisy = code + config.code_noise * self._normal(code.shape)
+            part, change, code, noisy = map(self.own, (part, change, code, noisy))
+            mask = part.mask
             action = -base.action_log_prob(top[mask], part.action[mask]).sum()
             cell = config.cell_weight * base.cell_nll(top, part) if config.cell_weight else 0.0
             memory = meta.memory(residual)
             proposal = meta.encode(residual, memory, meta.summarise(residual, mask))
             error = ((proposal.mean - code) ** 2 + config.code_noise**2) / (2 * (2 * proposal.log_std).exp())
             encoder = (error + proposal.log_std).sum(-1)[mask].sum()
-            noisy = code + config.code_noise * self._normal(code.shape)
             logit = meta.switch_logit(residual[:, 1:], memory[:, 1:], noisy[:, :-1])
             later = mask[:, 1:]
             switch = F.binary_cross_entropy_with_logits(logit[later], change[:, 1:][later].float(), reduction="sum")
             ((action + cell + 0.1 * encoder + switch) / total).backward()
             sums += torch.stack([action, encoder, switch]).detach() / total
-        action, encoder, switch = sums.tolist()
+        action, encoder, switch = self.summed(sums).tolist()
         metrics = {
             "action_nll": action,
             "teacher/code_nll": encoder,
@@ -305,38 +310,39 @@ class Discover(Phase):
             "teacher/outcomes": float(len(teacher.codes)),
         }
         if config.entry_batch_size:
-            entries, nll = next(self._entries).to(self.config.device).at_entries(), 0.0
+            entries, nll = next(self._entries).to(self.config.device).at_entries(), torch.zeros_like(sums[0])
             for part in entries.split_by_length(self.config.length_groups):
                 _, top = self._steered(part, teacher.segments(part)[0])
-                loss = base.cell_nll(top, part) / entries.mask.sum()
+                loss = base.cell_nll(top, self.own(part)) / entries.mask.sum()
                 (config.cell_weight * loss).backward()
-                nll += float(loss.detach())
-            metrics["entry_nll"] = nll
+                nll += loss.detach()
+            metrics["entry_nll"] = float(self.summed(nll))
         return metrics
 
     def _steered(self, batch: Trajectories, outcome: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """e_l, and e_L under noisy codes of the outcomes [B, T]; while changes are yet to be weighed, a
-        share of them is skipped."""
+        """e_l, and e_L under noisy codes of the outcomes [B, T], of this worker's rows; while changes are yet
+        to be weighed, a share of them is skipped."""
         base, meta, teacher = self.agent.base, self.agent.metacontroller, self.teacher
         if self.step_number < self.config.teacher.weigh_after:
             outcome = teacher.skip(outcome, self._noise)
         code = teacher.codes[outcome.clamp(min=0)]
+        code = self.own(code + self.config.teacher.code_noise * self._normal(code.shape))
         with torch.no_grad():
-            residual = base.lower(base.embed(batch.observation[:, :-1]), meta.layer)
-        code = code + self.config.teacher.code_noise * self._normal(code.shape)
+            residual = base.lower(base.embed(self.own(batch).observation[:, :-1]), meta.layer)
         return residual, base.upper(meta.control(residual, code), meta.layer)
 
     def _normal(self, shape: torch.Size) -> torch.Tensor:
         return torch.randn(shape, generator=self._noise, device=self._noise.device)
 
     def losses(self, batch: Trajectories) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Sums over steps: action NLL, KL (nats) and beta."""
+        """Sums over the steps of this worker's rows: action NLL, KL (nats) and beta."""
         base, meta = self.agent.base, self.agent.metacontroller
+        shape = (*batch.mask.shape, meta.config.code_size)
+        noise = torch.randn(shape, generator=self._noise, device=batch.mask.device)
+        switch_noise = torch.rand(batch.mask.shape, generator=self._noise, device=batch.mask.device)
+        batch, noise, switch_noise = map(self.own, (batch, noise, switch_noise))
         with torch.set_grad_enabled(self.config.co_training is not None):
             residual = base.lower(base.embed(batch.observation[:, :-1]), meta.layer)
-        shape = (*batch.mask.shape, meta.config.code_size)
-        noise = torch.randn(shape, generator=self._noise, device=residual.device)
-        switch_noise = torch.rand(batch.mask.shape, generator=self._noise, device=residual.device)
         controls = meta(residual, batch.mask, noise, switch_noise=switch_noise)
         top = base.upper(controls.residual, meta.layer)
         nll = -base.action_log_prob(top[batch.mask], batch.action[batch.mask]).sum()

@@ -80,6 +80,7 @@ class PretrainConfig:
         report_every: optimiser steps per report.
         seed: of initial weights and data.
         device: "cpu" or "cuda".
+        num_workers: that share each batch; 0 trains where the trial runs.
     """
 
     world: PinpadSpec
@@ -108,11 +109,12 @@ class PretrainConfig:
     report_every: int = 100
     seed: int = 0
     device: str = "cpu"
+    num_workers: int = 0
 
     def __post_init__(self) -> None:
         check_device(self.device)
         check_at_least(self, steps=0, batch_size=1, length_groups=1, gate_episodes=1, report_every=1, seed=0)
-        check_at_least(self, noise=0, control_steps=0, goal_steps=0, entry_batch_size=0)
+        check_at_least(self, num_workers=0, noise=0, control_steps=0, goal_steps=0, entry_batch_size=0)
 
 
 _GRIDWORLD = {
@@ -248,11 +250,11 @@ class Pretrain(Phase):
         total = batch.mask.sum()
         sums = torch.zeros(3, device=total.device)
         for part in batch.split_by_length(config.length_groups):
-            losses = pretraining_losses(base, part)
+            losses = pretraining_losses(base, self.own(part))
             action, moved, cell = losses
             ((action + config.observation_weight * moved + other * cell) / total).backward()
             sums += torch.stack(losses).detach() / total
-        action, moved, cell = sums.tolist()
+        action, moved, cell = self.summed(sums).tolist()
         metrics = {"action_nll": action, "observation_nll": moved}
         if not base.continuous:
             return {**metrics, "static_nll": cell}
@@ -262,13 +264,14 @@ class Pretrain(Phase):
 
     def _learn_entries(self, batch: Trajectories, weight: float) -> float:
         """Backpropagates the cells' NLL of the walks seen at entries alone; returns its mean."""
-        base, entries, nll = self.base, batch.at_entries(), 0.0
-        for part in entries.split_by_length(self.config.length_groups):
+        base, entries = self.base, batch.at_entries()
+        nll = torch.zeros((), device=batch.mask.device)
+        for part in map(self.own, entries.split_by_length(self.config.length_groups)):
             top = base.upper(base.embed(part.observation[:, :-1]), 0)
             loss = base.cell_nll(top, part) / entries.mask.sum()
             (weight * loss).backward()
-            nll += float(loss.detach())
-        return nll
+            nll += loss.detach()
+        return float(self.summed(nll))
 
     def load_state(self, state: dict) -> None:
         super().load_state(state)

@@ -9,15 +9,18 @@ from abc import ABC, abstractmethod
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
-from torch import nn
+from torch import distributed, nn
 
 from irl_ray.config import check_at_least, to_plain
+from irl_ray.data.trajectories import Trajectories
 from irl_ray.errors import UserError
 from irl_ray.models import weights
 from irl_ray.models.weights import Artefact
+
+Rows = TypeVar("Rows", torch.Tensor, Trajectories)
 
 
 @dataclass
@@ -70,6 +73,8 @@ class Phase(ABC):
             betas=(0.9, 0.999),
         )
         self.metrics: dict[str, float] = {}
+        among = distributed.is_available() and distributed.is_initialized()
+        self.rank, self.workers = (distributed.get_rank(), distributed.get_world_size()) if among else (0, 1)
 
     @property
     def finished(self) -> bool:
@@ -87,6 +92,7 @@ class Phase(ABC):
             self.optimizer.zero_grad()
             for name, value in self.accumulate_gradients().items():
                 sums[name] += value / count
+            self._sum_gradients()
             nn.utils.clip_grad_norm_(self.trained.parameters(), self.config.optimizer.max_grad_norm)
             self.optimizer.step()
             self.step_number += 1
@@ -101,7 +107,29 @@ class Phase(ABC):
 
     @abstractmethod
     def accumulate_gradients(self) -> dict[str, float]:
-        """Backpropagates one batch and returns what to log."""
+        """Backpropagates one batch, of which each worker takes its `own` rows, and returns what to log.
+
+        Losses are sums divided by what the whole batch holds, so that gradients add up over workers.
+        """
+
+    def own(self, rows: Rows) -> Rows:
+        """This worker's share of a batch, or of what was drawn for it: the same rows for every number of workers."""
+        return rows if self.workers == 1 else rows[self.rank :: self.workers]
+
+    def summed(self, values: torch.Tensor) -> torch.Tensor:
+        """The sum over workers of what each found."""
+        if self.workers > 1:
+            distributed.all_reduce(values)
+        return values
+
+    def _sum_gradients(self) -> None:
+        """Every worker gets the gradient of the whole batch, and so takes the same step."""
+        if self.workers == 1:
+            return
+        reached = [p for p in self.trained.parameters() if p.grad is not None]
+        flat = self.summed(torch.cat([p.grad.flatten() for p in reached]))
+        for parameter, gradient in zip(reached, flat.split([p.numel() for p in reached])):
+            parameter.grad = gradient.view_as(parameter)
 
     def gates_on_the_way(self) -> dict[str, float]:
         """Gates that are measured with every report; none unless a phase has some."""
