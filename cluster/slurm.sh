@@ -6,6 +6,7 @@
 #SBATCH --output=irl_ray_%j.log
 #SBATCH --nodes=1
 #SBATCH --ntasks-per-node=1
+#SBATCH --mem=0
 #SBATCH --exclusive  # Ray's stop ends every Ray of yours on a node
 #SBATCH --signal=INT@120
 set -euo pipefail
@@ -20,15 +21,15 @@ fi
 nodes=${SLURM_JOB_NUM_NODES:-1}
 gpus=${SLURM_GPUS_ON_NODE:-0}
 head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
-address=$(srun --nodes 1 --ntasks 1 --nodelist "$head" hostname --ip-address | tr ' ' '\n' | grep -m 1 -v '^127\.' || echo "$head")
+address=$(srun --nodes 1 --ntasks 1 --nodelist "$head" hostname --all-ip-addresses | tr ' ' '\n' | grep -m 1 -E '^[0-9]+\.')
 
 # Everyone with an account on these nodes could reach the ports: the token, in a file that only you read, keeps them out.
-export RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH="$HOME/.ray/auth_token" OMP_NUM_THREADS=1 RAY_SYMMETRIC_RUN_CLUSTER_WAIT_TIMEOUT=300
-[[ -s $RAY_AUTH_TOKEN_PATH ]] || ray get-auth-token --generate > /dev/null
+[[ -s ~/.ray/auth_token ]] || ray get-auth-token --generate > /dev/null
+export RAY_AUTH_MODE=token OMP_NUM_THREADS=1 RAY_SYMMETRIC_RUN_CLUSTER_WAIT_TIMEOUT=300
 
 # Two minutes before the time is up `--signal` above interrupts the run, which saves a checkpoint; the same line with
 # --resume carries it on. Ray's launcher must not hear the interrupt, or it would stop Ray before that.
-srun --nodes "$nodes" --ntasks "$nodes" --kill-on-bad-exit=1 \
+srun --nodes "$nodes" --ntasks "$nodes" --cpu-bind=none --kill-on-bad-exit=1 \
     bash -c 'trap "" INT; exec "$@"' launcher \
     ray symmetric-run --address "$address:6379" --min-nodes "$nodes" \
     --num-cpus "$SLURM_CPUS_ON_NODE" --num-gpus "$gpus" --include-dashboard=false -- \

@@ -9,10 +9,12 @@ import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-
-from pyarrow import ArrowException, fs
+from typing import TYPE_CHECKING, Any
 
 from irl_ray.errors import UserError
+
+if TYPE_CHECKING:  # weights on this machine are read without pyarrow
+    from pyarrow import fs
 
 Place = str | os.PathLike[str]
 
@@ -23,8 +25,20 @@ def is_remote(place: Place) -> bool:
 
 
 def absolute(place: Place) -> str:
-    """The same place, whatever the working directory."""
-    return str(place).rstrip("/") if is_remote(place) else str(Path(place).expanduser().resolve())
+    """The same place, whatever the working directory.
+
+    Raises:
+        UserError: for a URI with a password in it, which would end up in results.
+    """
+    if not is_remote(place):
+        return str(Path(place).expanduser().resolve())
+    host = str(place).partition("://")[2].partition("/")[0]
+    if "@" in host:
+        raise UserError(
+            f"{str(place).partition('://')[0]}://...@{host.rpartition('@')[2]}: leave the key out of the URI, which is "
+            "written into results; give it by the environment (AWS_ACCESS_KEY_ID and its like) or a role"
+        )
+    return str(place).rstrip("/")
 
 
 def join(place: Place, *names: str) -> str:
@@ -37,7 +51,7 @@ def split(place: Place) -> tuple[str, str]:
     """The folder that a place is in, and its name there."""
     path, mark, options = absolute(place).partition("?") if is_remote(place) else (absolute(place), "", "")
     parent, _, name = path.rstrip("/").rpartition("/")
-    return parent + mark + options, name
+    return (parent or "/") + mark + options, name
 
 
 def names_in(place: Place) -> list[str]:
@@ -56,13 +70,15 @@ def read_text(place: Place) -> str:
     if not is_remote(place):
         return Path(place).read_text()
     with reached(place):
-        remote, path = fs.FileSystem.from_uri(str(place))
+        remote, path = _opened(place)
         with remote.open_input_stream(path) as file:
             return file.read().decode()
 
 
 def copy_here(place: Place) -> Path:
     """A copy on this machine of the files directly inside a remote folder, made once for each state of them."""
+    from pyarrow import fs
+
     infos = [info for info in _infos(place) if info.is_file]
     state = repr((str(place), sorted((info.base_name, info.size, info.mtime_ns) for info in infos)))
     cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "irl_ray"
@@ -74,16 +90,24 @@ def copy_here(place: Place) -> Path:
             fresh.mkdir()
             for info in infos:
                 with reached(place):
-                    remote, _ = fs.FileSystem.from_uri(str(place))
+                    remote, _ = _opened(place)
                     fs.copy_files(info.path, str(fresh / info.base_name), remote, fs.LocalFileSystem())
             with contextlib.suppress(OSError):  # another process on this machine was first
                 fresh.rename(copy)
     return copy
 
 
-def _infos(place: Place) -> list[fs.FileInfo]:
+def _opened(place: Place) -> tuple[fs.FileSystem, str]:
+    from pyarrow import fs
+
+    return fs.FileSystem.from_uri(absolute(place))
+
+
+def _infos(place: Place) -> list[Any]:
+    from pyarrow import fs
+
     with reached(place):
-        remote, path = fs.FileSystem.from_uri(str(place))
+        remote, path = _opened(place)
         if remote.get_file_info(path).type != fs.FileType.Directory:
             return []
         return remote.get_file_info(fs.FileSelector(path))
@@ -92,6 +116,8 @@ def _infos(place: Place) -> list[fs.FileInfo]:
 @contextlib.contextmanager
 def reached(place: Place) -> Iterator[None]:
     """What fails on the way to a place becomes one line that names it."""
+    from pyarrow import ArrowException
+
     try:
         yield
     except (ArrowException, OSError) as error:

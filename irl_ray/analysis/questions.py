@@ -67,16 +67,16 @@ def by_pretraining(results: Results, key: str, shown: str, experiment: str) -> A
         control = max((v for k, v in m.items() if k.startswith("control_success/layer")), default=np.nan)
         f1, told, injected = (_mean(codes, n) for n in ("switch_f1", "code_subgoal_accuracy", "injected_success"))
         success = f"{np.median([final_success(t) for t in rl]):.3f}" if rl else "not run"
-        half = f"{np.median([episodes_to_half(t.learning_curve) for t in rl]):.0f}" if rl else "not run"
+        halves = [h for h in (episodes_to_half(t.learning_curve) for t in rl) if not np.isnan(h)]
+        half = f"{np.median(halves):.0f} ({len(halves)} of {len(rl)} runs)" if halves else "-"
         rows.append((value, f"{nll:.3f} ({floor:.3f})", f"{probe:.3f} ({m.get('probe_accuracy/chance', np.nan):.3f})",
                      f"{control:.3f}", f1, told, injected, success, half))  # fmt: skip
         words.append(
             f"{shown} {value}: the base model ends {nll - floor:.3f} nats per step above the ideal observer of its own "
             f"demonstrations, its codes tell the subgoal in {told} (F1 of switches {f1}) and reach {injected} injected "
-            f"in an unseen order, internal RL over them {success}"
+            f"in an unseen order, internal RL over them {success} (runs of RL: {len(rl)})"
         )
-    runs_each = max(len(runs["InternalRL"]) // len(values), 1)
-    return Answer(header, rows, "; ".join(words) + f". Runs of each: {runs_each}.")
+    return Answer(header, rows, "; ".join(words) + ".")
 
 
 def by_alpha(results: Results) -> Answer | None:

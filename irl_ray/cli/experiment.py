@@ -51,8 +51,12 @@ FOLDER_KEYS = ("data", "clean_data")  # config keys that name folders of demonst
 
 # What may stop a run, beside the columns of its progress.
 EVERY_RUN = ["training_iteration", "time_total_s", "time_since_restore", "iterations_since_restore"]
-EVERY_PHASE = ["loss", "gate_score", "switch_f1", "code_subgoal_accuracy"]
-EVERY_RL = [
+OF_A_PHASE = {
+    "Pretrain": ["progress", "static_nll", "cell_nll"],
+    "Discover": ["progress", "loss", "entry_nll", "teacher/contrast", "teacher/outcomes"],
+    "CompILE": ["progress"],
+}
+OF_RL = [
     "num_env_steps_sampled_lifetime", "env_runners/num_env_steps_sampled_lifetime", "env_runners/num_episodes",
     "env_runners/raw_steps_per_code", "env_runners/episode_return_mean", "learners/default_policy/total_loss",
     "learners/default_policy/policy_loss", "learners/default_policy/clip_fraction",
@@ -251,17 +255,17 @@ def _check_layer(config: Any) -> None:
 
 
 def check_demonstrations(experiment: Experiment, where: str) -> None:
-    """Refuses to start where the demonstrations are not there.
+    """Refuses to start where the demonstrations are not there, which a file may be written without.
 
     Raises:
         UserError: naming the folder.
     """
-    for key in FOLDER_KEYS:
-        if isinstance(experiment.config.get(key), str):
-            try:
-                read_manifest(experiment.config[key])
-            except UserError as error:
-                raise UserError(f"{where}: {experiment.name}.{key}: {error}") from None
+    named = {(key, variant.get(key)) for variant in variants(experiment.config) for key in FOLDER_KEYS}
+    for key, folder in sorted((key, folder) for key, folder in named if isinstance(folder, str)):
+        try:
+            read_manifest(folder)
+        except UserError as error:
+            raise UserError(f"{where}: {experiment.name}.{key}: {error}") from None
 
 
 def _check_environment(config: AlgorithmConfig) -> None:
@@ -390,11 +394,13 @@ def check_stop(experiment: Experiment, here: str) -> None:
     Raises:
         UserError: naming the metric.
     """
-    run = experiment.run
-    if run not in (*trainables.PHASES, *trainables.OWN_ALGORITHMS):
+    run, reported = experiment.run, [metric for _, metric, _ in progress.columns_of(experiment.run)]
+    if run in trainables.PHASES:
+        reported += [*EVERY_RUN, *OF_A_PHASE[run], *(GATES if experiment.config.get("gates_at_reports") else ())]
+    elif run in ("InternalRL", "RawRL"):
+        reported += EVERY_RUN + OF_RL
+    else:
         return
-    reported = [metric for _, metric, _ in progress.columns_of(run)]
-    reported += EVERY_RUN + (EVERY_PHASE if run in trainables.PHASES else EVERY_RL)
     _known({m: v for m, v in experiment.stop.items() if not m.startswith("evaluation/")}, reported, f"{here}.stop")
 
 

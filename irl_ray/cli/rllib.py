@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -118,13 +119,16 @@ def train(options: argparse.Namespace) -> int:
             _apply_flags(experiment, options)
             files.check_stop(experiment, where)
             files.check_scheduler(experiment, where)
+            files.check_demonstrations(experiment, where)
     if options.resume and (options.config or options.stop or options.num_samples):
         raise UserError(
             "--resume: runs go on with the settings they began with; leave out --config, --stop, --num-samples"
         )
+    storage = options.storage_path
+    storage = places.absolute(storage) if places.is_remote(storage) else os.path.expanduser(storage)
     runner.start_ray(options.ray_address, options.ray_num_cpus, options.ray_num_gpus)
     for experiments, where in batches:
-        code = runner.run_all(experiments, options.storage_path, where, options.resume)
+        code = runner.run_all(experiments, storage, where, options.resume)
         if code:
             return code
     return 0
@@ -167,7 +171,7 @@ def resume(options: argparse.Namespace) -> int:
     """`rllib resume FOLDER`."""
     from irl_ray.cli import runner
 
-    folder = options.folder.rstrip("/")
+    folder = os.path.expanduser(options.folder).rstrip("/")
     if not places.names_in(folder):
         storage, name = places.split(folder)
         raise UserError(f"{folder}: no such folder.{did_you_mean(name, places.names_in(storage))}")

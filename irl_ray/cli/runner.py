@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -17,7 +18,8 @@ os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 
 import ray  # noqa: E402
 from ray import tune  # noqa: E402
-from ray.tune import Callback, CheckpointConfig, RunConfig, TuneConfig, Tuner  # noqa: E402
+from ray._private.state import state as ray_state  # noqa: E402  as Ray Train reads what may come
+from ray.tune import Callback, CheckpointConfig, FailureConfig, RunConfig, TuneConfig, Tuner  # noqa: E402
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, TrialScheduler  # noqa: E402
 from ray.tune.search.basic_variant import BasicVariantGenerator  # noqa: E402
 
@@ -27,7 +29,6 @@ from irl_ray.cli.experiment import (  # noqa: E402
     SEARCHES,
     Experiment,
     built_algorithm_config,
-    check_demonstrations,
     variants,
     with_results,
 )
@@ -35,6 +36,8 @@ from irl_ray.cli.text import INTERRUPTED  # noqa: E402
 from irl_ray.errors import UserError  # noqa: E402
 from irl_ray.rllib import trainables  # noqa: E402
 from irl_ray.rllib.parallel import WORKERS, parallel_phase  # noqa: E402
+
+LOST_MACHINES = 3  # that one trial may outlive
 
 
 class Interrupt:
@@ -105,14 +108,15 @@ class CheckpointOnInterrupt(Callback):
 
 
 def start_ray(address: str | None, num_cpus: int | None = None, num_gpus: int | None = None) -> None:
-    """Connects to a cluster, or starts Ray here on the loopback interface."""
+    """Connects to a cluster that is named (or in RAY_ADDRESS), or starts Ray here on the loopback interface."""
     if ray.is_initialized():
         return
     quiet = {"log_to_driver": False, "logging_level": "ERROR"}
+    address = address or os.environ.get("RAY_ADDRESS")
     if address:
         ray.init(address=address, **quiet)
     else:
-        ray.init(num_cpus=num_cpus, num_gpus=num_gpus, include_dashboard=False, **quiet)
+        ray.init("local", num_cpus=num_cpus, num_gpus=num_gpus, include_dashboard=False, **quiet)
 
 
 def check_resources(experiment: Experiment, where: str) -> None:
@@ -121,13 +125,13 @@ def check_resources(experiment: Experiment, where: str) -> None:
     Raises:
         UserError: telling what one trial needs and what there is.
     """
-    have = ray.cluster_resources()
+    have = _most_resources()
     for variant in variants(experiment.config):
         need = _trial_resources(experiment.run, variant)
         for kind, amount in need.items():
             if amount > have.get(kind, 0) + 1e-6:
                 hint = (
-                    "lower num_env_runners, num_learners or num_cpus_per_env_runner (0.5 works)"
+                    "lower num_env_runners, num_learners, num_workers or num_cpus_per_env_runner (0.5 works)"
                     if kind == "CPU"
                     else f"ask for fewer {kind}s"
                 )
@@ -135,6 +139,15 @@ def check_resources(experiment: Experiment, where: str) -> None:
                     f"{where}: {experiment.name} needs {amount:g} {kind} per trial, the cluster has "
                     f"{have.get(kind, 0):g}; {hint}"
                 )
+
+
+def _most_resources() -> dict[str, float]:
+    """What the cluster has, or may have once it has grown."""
+    grown = {}
+    with contextlib.suppress(Exception):  # a cluster that does not grow knows of no most
+        grown = ray_state.get_max_resources_from_cluster_config() or {}
+    have = ray.cluster_resources()
+    return {kind: max(have.get(kind, 0.0), float(grown.get(kind, 0.0))) for kind in {*have, *grown}}
 
 
 def _trial_resources(run: str, config: Mapping[str, Any]) -> dict[str, float]:
@@ -157,7 +170,7 @@ def run_all(experiments: list[Experiment], storage: str, where: str, resume_newe
     """
     folders: dict[str, str] = {}
     for number, experiment in enumerate(experiments, start=1):
-        known = runs_of(experiment.name, storage) if resume_newest else []
+        known = [found for found in runs_of(experiment.name, storage) if _trials_of(found)] if resume_newest else []
         if known and experiment.awaited is not None and _date(known[-1]) < _date(folders[experiment.awaited]):
             known = []  # it started from older results than those that are there now
         if known:
@@ -188,14 +201,15 @@ def runs_of(name: str, storage: str) -> list[str]:
 def run(experiment: Experiment, folder: str, where: str) -> int:
     """Runs one experiment to its end; returns the process's exit code."""
     check_resources(experiment, where)
-    check_demonstrations(experiment, where)
     trainables.register_everything()
     checkpoint = {"checkpoint_at_end": True, **experiment.checkpoint}
     trainable, resources = trainables.trainable_class(experiment.run), _phase_resources(experiment)
-    workers, at_once = _workers(experiment), None
+    workers, at_once = _workers(experiment), 0
     if workers > 1:
         trainable, checkpoint = parallel_phase(experiment.run, places.absolute(folder)), {}
-        at_once = max(1, min(int(ray.cluster_resources().get(k, 0) // v) for k, v in resources.items()))
+        have = _most_resources()
+        at_once = max(1, min(int(have.get(kind, 0) // need) for kind, need in resources.items()))
+        print(f"{experiment.name}: with num_workers every report is a checkpoint, the last two are kept", flush=True)
         resources = None
     storage, name = places.split(folder)
     with places.reached(storage):
@@ -204,9 +218,8 @@ def run(experiment: Experiment, folder: str, where: str) -> int:
             param_space=_drawn(experiment.config),
             tune_config=TuneConfig(
                 num_samples=experiment.num_samples,
-                max_concurrent_trials=at_once,
                 scheduler=scheduler_of(experiment),
-                search_alg=BasicVariantGenerator(random_state=0),
+                search_alg=BasicVariantGenerator(random_state=0, max_concurrent=at_once),
             ),
             run_config=RunConfig(
                 name=name,
@@ -215,6 +228,8 @@ def run(experiment: Experiment, folder: str, where: str) -> int:
                 checkpoint_config=CheckpointConfig(**checkpoint),
                 progress_reporter=progress.Progress(experiment.run, experiment.stop),
                 callbacks=[CheckpointOnInterrupt()],
+                # A trial whose machine is lost goes on elsewhere; on one machine an error is an error.
+                failure_config=FailureConfig(max_failures=LOST_MACHINES if len(ray.nodes()) > 1 else 0),
                 verbose=1,
             ),
         )
@@ -257,25 +272,31 @@ def resume(folder: str) -> int:
             "such as results/gridworld_internal_20260101-120000"
         )
     trainables.register_everything()
-    run_name, trial = _run_of(folder)
-    settings = json.loads(places.read_text(places.join(trial, "params.json")))
+    trials = _trials_of(folder)
+    if not trials:
+        raise UserError(f"{folder}: ended before its first trial began; start it anew")
+    run_name = _run_of(trials[0], folder)
     trainable = trainables.trainable_class(run_name)
-    if run_name in trainables.PHASES and settings.get("num_workers", 0) > 1:
-        trainable = parallel_phase(run_name, places.absolute(folder))
+    if run_name in trainables.PHASES:
+        settings = json.loads(places.read_text(places.join(folder, trials[0], "params.json")))
+        if settings.get("num_workers", 0) > 1:
+            trainable = parallel_phase(run_name, places.absolute(folder))
     tuner = Tuner.restore(places.absolute(folder), trainable=trainable, resume_errored=True)
     print(f"resuming {folder}", flush=True)
     return _fit(tuner, folder)
 
 
-def _run_of(folder: str) -> tuple[str, str]:
-    """The trainable of an experiment, and one of its trials."""
-    inside = places.names_in(folder)
+def _trials_of(folder: str) -> list[str]:
+    """Names of the trials that have begun."""
+    return [name for name in places.names_in(folder) if "params.json" in places.names_in(places.join(folder, name))]
+
+
+def _run_of(trial: str, folder: str) -> str:
+    """The trainable whose trial has this name."""
     for name in trainables.runnable_names():
         cls = trainables.trainable_class(name) if name in (*trainables.PHASES, *trainables.OWN_ALGORITHMS) else None
-        prefix = cls.__name__ if cls else name
-        trials = [found for found in inside if found.startswith(f"{prefix}_")]
-        if trials:
-            return name, places.join(folder, trials[0])
+        if trial.startswith(f"{cls.__name__ if cls else name}_"):
+            return name
     raise UserError(f"{folder}: holds no trial of a known trainable")
 
 

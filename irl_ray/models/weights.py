@@ -6,6 +6,7 @@ metacontroller and the policy over codes. Nothing in it is ever unpickled.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -189,18 +190,22 @@ def resolve(name: str | os.PathLike[str]) -> Path:
 
 
 def remote_artefact(place: str) -> str:
-    """The URI of the newest artefact in a remote artefact, checkpoint, trial or experiment of one trial."""
+    """The URI of the newest whole artefact in a remote artefact, checkpoint, trial or experiment of one trial."""
+    place = places.absolute(place)
     found = places.names_in(place)
-    if "config.json" in found:
+    if {"config.json", "model.safetensors"} <= set(found):
         return place
-    inside = [n for n in found if n == "artefact"] or [n for n in found if re.fullmatch(r"checkpoint_[^a-z]+", n)]
-    inside = inside or [n for n in found if n == "workers"]  # of a phase on several of them
-    inside = inside or [n for n in found if "params.json" in places.names_in(places.join(place, n))]
-    if not inside:
+    # A checkpoint; a phase on several workers; a trial, whose last upload may have been cut off.
+    for inside in ("artefact", "workers", *reversed([n for n in found if re.fullmatch(r"checkpoint_[^a-z]+", n)])):
+        if inside in found:
+            with contextlib.suppress(UserError):
+                return remote_artefact(places.join(place, inside))
+    trials = [n for n in found if "params.json" in places.names_in(places.join(place, n))]
+    if len(trials) > 1:
+        raise UserError(f"{place}: holds {len(trials)} trials; name one of them, such as {trials[0]}")
+    if not trials:
         raise UserError(f"{place}: no weights there (expected a folder with config.json and model.safetensors)")
-    if len(inside) > 1 and not inside[-1].startswith("checkpoint_"):
-        raise UserError(f"{place}: holds {len(inside)} trials; name one of them, such as {inside[0]}")
-    return remote_artefact(places.join(place, inside[-1]))
+    return remote_artefact(places.join(place, trials[0]))
 
 
 def artefacts_of_trials(folder: str | os.PathLike[str]) -> list[str]:

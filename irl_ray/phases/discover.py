@@ -73,7 +73,7 @@ class CodesConfig:
 
     def __post_init__(self) -> None:
         check_device(self.device)
-        check_at_least(self, steps=0, batch_size=1, length_groups=1, gate_episodes=1, report_every=1)
+        check_at_least(self, steps=1, batch_size=1, length_groups=1, gate_episodes=1, report_every=1)
         check_at_least(self, seed=0, num_workers=0)
 
 
@@ -247,6 +247,9 @@ class Discover(Phase):
             )
         if self.step_number == config.teacher.weigh_after:
             self.teacher.weigh(self.agent.metacontroller, self._some_demonstrations("weigh"))
+        if self.workers > 1 and self.step_number in (0, config.teacher.weigh_after):
+            state = self.agreed(self.teacher.state())
+            self.teacher = OutcomeTeacher.from_state(config.teacher, self.agent.base, config.alpha, state)
 
     @property
     def alpha(self) -> float:

@@ -113,7 +113,7 @@ class PretrainConfig:
 
     def __post_init__(self) -> None:
         check_device(self.device)
-        check_at_least(self, steps=0, batch_size=1, length_groups=1, gate_episodes=1, report_every=1, seed=0)
+        check_at_least(self, steps=1, batch_size=1, length_groups=1, gate_episodes=1, report_every=1, seed=0)
         check_at_least(self, num_workers=0, noise=0, control_steps=0, goal_steps=0, entry_batch_size=0)
 
 

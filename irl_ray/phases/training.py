@@ -75,6 +75,15 @@ class Phase(ABC):
         self.metrics: dict[str, float] = {}
         among = distributed.is_available() and distributed.is_initialized()
         self.rank, self.workers = (distributed.get_rank(), distributed.get_world_size()) if among else (0, 1)
+        smallest = config.batch_size // config.length_groups
+        if self.workers > max(1, smallest):
+            raise UserError(
+                f"num_workers={self.workers}: each of the {config.length_groups} length groups of a batch has "
+                f"{smallest} trajectories; expected no more workers than that"
+            )
+        if self.workers > 1:
+            for parameter in trained.parameters():
+                distributed.broadcast(parameter.data, 0)
 
     @property
     def finished(self) -> bool:
@@ -121,6 +130,13 @@ class Phase(ABC):
         if self.workers > 1:
             distributed.all_reduce(values)
         return values
+
+    def agreed(self, values: Any) -> Any:
+        """What the first worker has, for all: choices that hang on the last bits of floats must not differ."""
+        held = [values]
+        if self.workers > 1:
+            distributed.broadcast_object_list(held, 0)
+        return held[0]
 
     def _sum_gradients(self) -> None:
         """Every worker gets the gradient of the whole batch, and so takes the same step."""
