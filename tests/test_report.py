@@ -204,6 +204,36 @@ def test_looks_inside_and_open_questions_are_drawn(tiny_weights, tmp_path):
     assert str(tmp_path) not in page and "irl-ray variance tiny" in page
 
 
+def test_open_questions_are_answered_by_numbers():
+    """Medians over seeds, and episodes to half of the runs that get anywhere."""
+    gates = {"eval/action_nll": 0.3, "floor/bayes": 0.26, "probe_accuracy/layer_0": 0.5, "probe_accuracy/chance": 0.3}
+    bases = [TrialResult({"noise": noise}, gates) for noise in (0.0, 0.1)]
+    rl = [rl_trial([0.0, 0.4, 0.8, 0.8, 0.8, 0.8, 0.8]), rl_trial([0.0] * 7)]
+    for trial in rl:
+        trial.origin["pretrain.noise"] = 0.1
+    found = {"kl": 0.5, "action_nll": 0.1, "switches_per_episode": 3.0, "switch_f1": 0.5, "injected_success": 0.1}
+    sweep = [
+        TrialResult({"alpha": a, "seed": s}, {**found, "code_subgoal_accuracy": a + s, "code_subgoal_chance": 0.3})
+        for a in (0.001, 10.0)
+        for s in (0, 1, 2)
+    ]
+    told = Results(
+        [
+            ExperimentResult("gridworld_question_mixer_pretrain", "Pretrain", "1", bases[:1]),
+            ExperimentResult("gridworld_question_noise_pretrain", "Pretrain", "1", bases[1:]),
+            ExperimentResult("gridworld_question_noise", "InternalRL", "1", rl),
+            ExperimentResult("gridworld_alpha_orders", "Discover", "1", sweep),
+        ],
+        [],
+    )
+    *_, noise, alpha = (question.answer(told) for question in questions.QUESTIONS)
+    assert [row[0] for row in noise.rows] == [0.0, 0.1]
+    assert noise.rows[1][-2:] == ("0.400", "1500 (1 of 2 runs)") and noise.rows[0][-1] == "-"
+    assert "runs of RL: 2" in noise.words
+    assert [(row[0], row[1], row[6]) for row in alpha.rows] == [(0.001, 3, "1.001"), (10.0, 3, "11.000")]
+    assert "6 runs from α 0.001 to 10" in alpha.words and "12.00" in alpha.words
+
+
 def test_nothing_to_report_costs_one_line(tmp_path, capsys):
     (tmp_path / "empty").mkdir()
     for folder in ("empty", "absent"):
