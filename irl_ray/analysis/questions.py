@@ -59,7 +59,7 @@ def by_pretraining(results: Results, key: str, shown: str, experiment: str) -> A
     header = (shown, "action NLL (Bayes)", "best probe (chance)", "controllers, unseen order",
               "F1", "code → subgoal", "injected", "internal RL", "episodes to half")  # fmt: skip
     rows, words = [], []
-    for value in sorted(values, key=str):
+    for value in sorted(values):
         (base, *_), codes, rl = ([t for t in runs[run] if _value(t, run, key) == value] for run in runs)
         m = base.metrics
         nll, floor = m.get("eval/action_nll", np.nan), m.get("floor/bayes", np.nan)
@@ -72,8 +72,8 @@ def by_pretraining(results: Results, key: str, shown: str, experiment: str) -> A
         rows.append((value, f"{nll:.3f} ({floor:.3f})", f"{probe:.3f} ({m.get('probe_accuracy/chance', np.nan):.3f})",
                      f"{control:.3f}", f1, told, injected, success, half))  # fmt: skip
         words.append(
-            f"{shown} {value}: the base model ends {nll - floor:.3f} nats per step above the ideal observer of its own "
-            f"demonstrations, its codes tell the subgoal in {told} (F1 of switches {f1}) and reach {injected} injected "
+            f"{shown} {value}: the base model ends {nll - floor:.3f} nats per step above the ideal observer of clean "
+            f"demonstrations of its tasks, its codes tell the subgoal in {told} (F1 of switches {f1}) and reach {injected} injected "
             f"in an unseen order, internal RL over them {success} (runs of RL: {len(rl)})"
         )
     return Answer(header, rows, "; ".join(words) + ".")
