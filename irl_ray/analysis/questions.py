@@ -73,8 +73,8 @@ def by_pretraining(results: Results, key: str, shown: str, experiment: str) -> A
                      f"{control:.3f}", f1, told, injected, success, half))  # fmt: skip
         words.append(
             f"{shown} {value}: the base model ends {nll - floor:.3f} nats per step above the ideal observer of clean "
-            f"demonstrations of its tasks, its codes tell the subgoal in {told} (F1 of switches {f1}) and reach {injected} injected "
-            f"in an unseen order, internal RL over them {success} (runs of RL: {len(rl)})"
+            f"demonstrations of its tasks, its codes tell the subgoal in {told} (F1 of switches {f1}) and reach "
+            f"{injected} injected in an unseen order, internal RL over them {success} (runs of RL: {len(rl)})"
         )
     return Answer(header, rows, "; ".join(words) + ".")
 
