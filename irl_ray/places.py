@@ -65,16 +65,6 @@ def names_in(place: Place) -> list[str]:
     return sorted(info.base_name for info in _infos(place))
 
 
-def read_text(place: Place) -> str:
-    """What is in a file."""
-    if not is_remote(place):
-        return Path(place).read_text()
-    with reached(place):
-        remote, path = _opened(place)
-        with remote.open_input_stream(path) as file:
-            return file.read().decode()
-
-
 def copy_here(place: Place) -> Path:
     """A copy on this machine of the files directly inside a remote folder, made once for each state of them."""
     from pyarrow import fs

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import re
 import signal
@@ -275,12 +274,10 @@ def resume(folder: str) -> int:
     trials = _trials_of(folder)
     if not trials:
         raise UserError(f"{folder}: ended before its first trial began; start it anew")
-    run_name = _run_of(trials[0], folder)
+    run_name = _trainable_of(trials[0])
     trainable = trainables.trainable_class(run_name)
-    if run_name in trainables.PHASES:
-        settings = json.loads(places.read_text(places.join(folder, trials[0], "params.json")))
-        if settings.get("num_workers", 0) > 1:
-            trainable = parallel_phase(run_name, places.absolute(folder))
+    if WORKERS in places.names_in(places.join(folder, trials[0])):
+        trainable = parallel_phase(run_name, places.absolute(folder))
     tuner = Tuner.restore(places.absolute(folder), trainable=trainable, resume_errored=True)
     print(f"resuming {folder}", flush=True)
     return _fit(tuner, folder)
@@ -288,16 +285,16 @@ def resume(folder: str) -> int:
 
 def _trials_of(folder: str) -> list[str]:
     """Names of the trials that have begun."""
-    return [name for name in places.names_in(folder) if "params.json" in places.names_in(places.join(folder, name))]
+    return [name for name in places.names_in(folder) if _trainable_of(name) is not None]
 
 
-def _run_of(trial: str, folder: str) -> str:
-    """The trainable whose trial has this name."""
+def _trainable_of(trial: str) -> str | None:
+    """The trainable whose trial has this name; None if it is no trial's."""
     for name in trainables.runnable_names():
         cls = trainables.trainable_class(name) if name in (*trainables.PHASES, *trainables.OWN_ALGORITHMS) else None
         if trial.startswith(f"{cls.__name__ if cls else name}_"):
             return name
-    raise UserError(f"{folder}: holds no trial of a known trainable")
+    return None
 
 
 def _fit(tuner: Tuner, folder: str) -> int:
