@@ -1,8 +1,8 @@
 """Supervised phases on several workers: Ray Train starts them, one process group joins them, each takes its rows.
 
 A trial is then a Tune function that waits for a `TorchTrainer`. It costs about half a minute to start, so that trials
-with one worker run as `PhaseTrainable` instead. Every report is a checkpoint, and the last two are kept: a worker or a
-node that dies costs the steps since the last report, and a killed driver no more.
+with one worker run as `PhaseTrainable` instead. Every report is a checkpoint, the last two are kept, and Ray Train
+starts lost workers anew from the last.
 """
 
 from __future__ import annotations
