@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 import torch
 from conftest import make_agent
+from hypothesis import given
+from hypothesis import strategies as st
 
 from irl_ray import load_agent
 from irl_ray.envs.gridworld import GridPinpadVectorEnv
@@ -17,7 +19,7 @@ from irl_ray.envs.worlds import gridworld_spec, vector_env
 from irl_ray.errors import UserError
 from irl_ray.internal.internal_env import InternalVectorEnv
 from irl_ray.internal.rollout import roll_out
-from irl_ray.internal.sampler import sample_code_episodes, sample_raw_episodes
+from irl_ray.internal.sampler import Episodes, sample_code_episodes, sample_raw_episodes
 from irl_ray.models.actions import CategoricalActions
 from irl_ray.models.code_policy import CodePolicy, CodePolicyConfig
 from irl_ray.models.weights import fingerprint
@@ -75,6 +77,30 @@ def test_an_episode_depends_on_its_seed_alone(tiny_agent):
         np.testing.assert_allclose(a.action, b.action, atol=1e-4)
     raw, one = sample_raw_episodes(tiny_agent.base, WORLD, seeds), sample_raw_episodes(tiny_agent.base, WORLD, [7])
     assert (raw[7].action == one[0].action).all()
+
+
+@given(
+    st.lists(st.integers(1, 5), min_size=1, max_size=8),
+    st.lists(st.integers(0, 10**6), min_size=1, max_size=8),
+)
+def test_sets_of_episodes_equal_lists_of_them(decisions, numbers):
+    count, total = len(decisions), sum(decisions)
+    made = Episodes(
+        np.array(decisions), np.arange(total * 2).reshape(total, 2), np.arange(total), -np.arange(total),
+        np.arange(count * 2).reshape(count, 2), np.arange(count) / 2, *(np.arange(count) % k == 0 for k in (2, 3)),
+        np.arange(count), np.arange(count),
+    )  # fmt: skip
+    chosen = np.array(numbers) % count
+    assert_same(list(made.select(chosen)), [made[n] for n in chosen])
+    assert_same(list(Episodes.joined([made, made])), [*made, *made])
+    assert [e.action.tolist() for e in made] == [r[m].tolist() for r, m in zip(made.padded("action"), made.mask())]
+
+
+def assert_same(some, others):
+    assert len(some) == len(others)
+    for one, other in zip(some, others):
+        for name, value in vars(one).items():
+            np.testing.assert_array_equal(value, getattr(other, name))
 
 
 def test_episodes_are_complete_and_unbiased_by_length(tiny_agent):

@@ -44,16 +44,16 @@ def evaluate(options: argparse.Namespace) -> int:
             agent, policy, world, seeds, threshold=threshold, action_temperature=temperature, explore=explore
         )
         acting = "policy over codes" if policy else "prior over codes, z ~ N(0, I)"
-    success = np.array([episode.success for episode in episodes])
+    success = episodes.success
     result = {
         "acting": acting,
         "tasks": shown_tasks(world),
         "episodes": len(episodes),
         "success_rate": float(success.mean()),
         "standard_error": float(success.std() / len(success) ** 0.5),
-        "colours_per_episode": float(np.mean([episode.legs for episode in episodes])),
-        "raw_steps_per_episode": float(np.mean([episode.raw_steps for episode in episodes])),
-        "decisions_per_episode": float(np.mean([len(episode.action) for episode in episodes])),
+        "colours_per_episode": float(episodes.legs.mean()),
+        "raw_steps_per_episode": float(episodes.raw_steps.mean()),
+        "decisions_per_episode": float(episodes.decisions.mean()),
         "seed": options.seed,
     }
     show(result, options.out)

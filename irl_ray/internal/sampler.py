@@ -8,7 +8,7 @@ ones) and rows are asked for a code as they switch, so none waits for another.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
@@ -50,39 +50,110 @@ class Episode:
     legs: int
 
 
+@dataclass(frozen=True)
+class Episodes(Sequence[Episode]):
+    """N complete episodes in a few arrays, so that a thousand cost no more to send than one.
+
+    Attributes:
+        decisions: int [N], how many each episode has.
+        observation: [sum of decisions, ...] at the decisions, episode after episode.
+        action, log_prob: [sum of decisions, ...].
+        final: [N, ...] the last observation.
+        reward: [N], which a pin-pad episode gives at its end only.
+        terminated, success: bool [N].
+        raw_steps, legs: int [N].
+    """
+
+    decisions: np.ndarray
+    observation: np.ndarray
+    action: np.ndarray
+    log_prob: np.ndarray
+    final: np.ndarray
+    reward: np.ndarray
+    terminated: np.ndarray
+    success: np.ndarray
+    raw_steps: np.ndarray
+    legs: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.decisions)
+
+    def __getitem__(self, number: int | slice) -> Episode | Episodes:
+        if isinstance(number, slice):
+            return self.select(np.arange(len(self))[number])
+        last = self.decisions.cumsum()[number]
+        steps = slice(last - self.decisions[number], last)
+        reward = np.zeros(self.decisions[number])
+        reward[-1] = self.reward[number]
+        return Episode(
+            np.concatenate([self.observation[steps], self.final[number][None]]),
+            self.action[steps],
+            self.log_prob[steps],
+            reward,
+            bool(self.terminated[number]),
+            bool(self.success[number]),
+            int(self.raw_steps[number]),
+            int(self.legs[number]),
+        )
+
+    @classmethod
+    def joined(cls, parts: Sequence[Episodes]) -> Episodes:
+        """All episodes of several sets, in their order."""
+        return cls(*(np.concatenate([getattr(part, f.name) for part in parts]) for f in fields(cls)))
+
+    def select(self, numbers: np.ndarray) -> Episodes:
+        """The episodes with these numbers, in this order."""
+        decisions = self.decisions[numbers]
+        shift = (self.decisions.cumsum() - self.decisions)[numbers] - (decisions.cumsum() - decisions)
+        steps = np.repeat(shift, decisions) + np.arange(decisions.sum())
+        each = {f.name: getattr(self, f.name) for f in fields(self)}
+        return Episodes(**{k: v[steps if k in PER_DECISION else numbers] for k, v in each.items()})
+
+    def padded(self, name: str) -> np.ndarray:
+        """A column of decisions as [N, longest, ...], zeros on the right."""
+        column = getattr(self, name)
+        result = np.zeros((len(self), self.decisions.max(), *column.shape[1:]), column.dtype)
+        result[self.mask()] = column
+        return result
+
+    def mask(self) -> np.ndarray:
+        """bool [N, longest]: where a padded column has a decision."""
+        return np.arange(self.decisions.max()) < self.decisions[:, None]
+
+
+PER_DECISION = ("observation", "action", "log_prob")
+
+
 class _Recorder:
-    """Collects decisions of many rows and cuts them into episodes."""
+    """Collects decisions of many rows and puts them in the order of episodes."""
 
     def __init__(self, count: int):
-        self._decisions: list[tuple[np.ndarray, ...]] = []
-        self._final: dict[int, np.ndarray] = {}
-        self._ends: dict[int, tuple[bool, bool, int, int]] = {}
-        self._rewards = np.zeros(count)
+        self._decided: list[tuple[np.ndarray, ...]] = []
+        self._ended: list[tuple[np.ndarray, ...]] = []
+        self._reward = np.zeros(count)
 
-    def decided(self, rows: np.ndarray, observation: np.ndarray, action: np.ndarray, log_prob: np.ndarray):
-        self._decisions.append((rows.copy(), observation, action, log_prob))
+    def decided(self, episode: np.ndarray, observation: np.ndarray, action: np.ndarray, log_prob: np.ndarray) -> None:
+        self._decided.append((episode, observation, action, log_prob))
 
-    def rewarded(self, rows: np.ndarray, reward: np.ndarray) -> None:
-        self._rewards[rows] += reward
+    def rewarded(self, episode: np.ndarray, reward: np.ndarray) -> None:
+        self._reward[episode] += reward
 
-    def ended(self, rows, final, terminated, success, raw_steps, legs) -> None:
-        for row, *rest in zip(rows, final, terminated, success, raw_steps, legs):
-            self._final[int(row)] = rest[0].copy()
-            self._ends[int(row)] = (bool(rest[1]), bool(rest[2]), int(rest[3]), int(rest[4]))
+    def ended(self, episode: np.ndarray, *ends: np.ndarray) -> None:
+        """Final observation, terminated, success, raw steps and legs of episodes that are over."""
+        self._ended.append((episode, *ends))
 
-    def episodes(self) -> list[Episode]:
-        rows = np.concatenate([d[0] for d in self._decisions])
-        order = np.argsort(rows, kind="stable")
-        columns = [np.concatenate([d[i] for d in self._decisions])[order] for i in (1, 2, 3)]
-        bounds = np.searchsorted(rows[order], np.arange(len(self._ends) + 1))
-        result = []
-        for row, (first, last) in enumerate(zip(bounds[:-1], bounds[1:])):
-            observation, action, log_prob = (column[first:last] for column in columns)
-            reward = np.zeros(last - first)
-            reward[-1] = self._rewards[row]  # the only reward of a pin-pad episode comes at its end
-            observation = np.concatenate([observation, self._final[row][None]])
-            result.append(Episode(observation, action, log_prob, reward, *self._ends[row]))
-        return result
+    def episodes(self) -> Episodes:
+        def in_order(chunks: list[tuple[np.ndarray, ...]]) -> list[np.ndarray]:
+            episode, *columns = (np.concatenate(column) for column in zip(*chunks))
+            order = np.argsort(episode, kind="stable")
+            return [column[order] for column in (episode, *columns)]
+
+        episode, observation, action, log_prob = in_order(self._decided)
+        _, final, terminated, success, raw_steps, legs = in_order(self._ended)
+        decisions = np.bincount(episode, minlength=len(self._reward))
+        return Episodes(
+            decisions, observation, action, log_prob, final, self._reward, terminated, success, raw_steps, legs
+        )
 
 
 @torch.no_grad()
@@ -95,7 +166,7 @@ def sample_code_episodes(
     threshold: float | None = None,
     action_temperature: float | None = None,
     explore: bool = True,
-) -> list[Episode]:
+) -> Episodes:
     """One episode of internal RL per seed, in the order of `seeds`.
 
     Args:
@@ -152,7 +223,7 @@ def sample_code_episodes(
 @torch.no_grad()
 def sample_raw_episodes(
     base: SequenceModel, world: PinpadSpec, seeds: Sequence[int], *, explore: bool = True
-) -> list[Episode]:
+) -> Episodes:
     """One episode per seed in which `base` itself chooses raw actions (baseline of C.5.3).
 
     Without `explore` the most likely action is taken.

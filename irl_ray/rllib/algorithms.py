@@ -13,6 +13,8 @@ Expect:      the README's table of results.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -31,8 +33,9 @@ from ray.rllib.utils.metrics import (
 )
 
 from irl_ray.errors import UserError
+from irl_ray.internal.sampler import Episodes
 from irl_ray.models import weights
-from irl_ray.rllib.env_runner import InternalRunner, RawRunner
+from irl_ray.rllib.env_runner import EpisodeRunner, InternalRunner, RawRunner
 from irl_ray.rllib.episodes import episode_advantages, to_batch
 from irl_ray.rllib.learner import EpisodePolicyGradientLearner
 from irl_ray.rllib.modules import BasePolicyModule, CodePolicyModule
@@ -54,6 +57,7 @@ class EpisodePolicyGradientConfig(AlgorithmConfig):
         self.torch_threads = 1
         self.num_env_runners = 0
         self.num_envs_per_env_runner = 512
+        self.sample_timeout_s = 600.0
         self.batch_mode = "complete_episodes"
         self.normalize_actions = False
         self.clip_actions = False
@@ -113,14 +117,10 @@ class EpisodePolicyGradient(Algorithm):
         with self.metrics.log_time((TIMERS, ENV_RUNNER_SAMPLING_TIMER)):
             episodes = self._sample(self.config.train_batch_episodes)
         with self.metrics.log_time((TIMERS, BATCH_TIMER)):
-            returns = np.array([episode.get_return() for episode in episodes])
-            advantages = episode_advantages(returns)
+            advantages = episode_advantages(episodes.reward)
             shards = max(1, self.config.num_learners)
             order = np.arange(len(episodes))
-            batches = [
-                to_batch([episodes[i] for i in order[shard::shards]], advantages[shard::shards])
-                for shard in range(shards)
-            ]
+            batches = [to_batch(episodes.select(order[i::shards]), advantages[i::shards]) for i in range(shards)]
             data = TrainingData(batches=batches) if shards > 1 else TrainingData(batch=batches[0])
         with self.metrics.log_time((TIMERS, LEARNER_UPDATE_TIMER)):
             results = self.learner_group.update(training_data=data, num_epochs=self.config.num_epochs)
@@ -132,36 +132,45 @@ class EpisodePolicyGradient(Algorithm):
                 inference_only=True,
             )
 
-    def _sample(self, count: int) -> list[Any]:
+    def _sample(self, count: int) -> Episodes:
         """Episodes 0..count-1 of this round, in order, over all healthy runners.
 
         What a failed runner owed is asked of the others; an index is never used twice.
+
+        Raises:
+            UserError: if no runner answers in time.
         """
-        round_number, found = self.iteration, {}
-        while len(found) < count:
-            missing = [index for index in range(count) if index not in found]
-            group = self.env_runner_group
-            if group.num_remote_workers() == 0:
-                shares = {0: missing}
-            else:
-                healthy = group.healthy_worker_ids()
-                if not healthy:
-                    raise RuntimeError("no env runner is alive; see the errors above")
-                shares = {worker: missing[i :: len(healthy)] for i, worker in enumerate(healthy)}
-
-            def sample(runner: Any, shares: dict[int, list[int]] = shares) -> Any:
-                indices = shares[runner.worker_index or 0]
-                return indices, runner.sample_indices(round_number, indices), runner.get_metrics()
-
-            results = group.foreach_env_runner(
-                sample,
-                local_env_runner=group.num_remote_workers() == 0,
+        group, found, parts = self.env_runner_group, [], []
+        missing: Sequence[int] = range(count)
+        while len(missing):
+            remote = group.healthy_worker_ids()[: len(missing)]
+            if group.num_remote_workers() and not remote:
+                raise RuntimeError("no env runner is alive; see the errors above")
+            answers = group.foreach_env_runner(
+                partial(sample_share, round_number=self.iteration, missing=missing, workers=remote or [0]),
+                local_env_runner=not remote,
+                remote_worker_ids=remote,
                 timeout_seconds=self.config.sample_timeout_s,
             )
-            for indices, episodes, _ in results:
-                found.update(zip(indices, episodes))
-            self.metrics.aggregate([metrics for *_, metrics in results], key=ENV_RUNNER_RESULTS)
-        return [found[index] for index in range(count)]
+            if not answers and group.healthy_worker_ids():
+                raise UserError(
+                    f"no env runner had its episodes within config.sample_timeout_s={self.config.sample_timeout_s:g}: "
+                    "raise it, lower train_batch_episodes, or ask for more num_env_runners"
+                )
+            for indices, episodes, metrics in answers:
+                found.extend(indices)
+                parts.append(episodes)
+                self.metrics.aggregate([metrics], key=ENV_RUNNER_RESULTS)
+            missing = sorted(set(range(count)).difference(found))
+        return Episodes.joined(parts).select(np.argsort(found))
+
+
+def sample_share(
+    runner: EpisodeRunner, round_number: int, missing: Sequence[int], workers: list[int]
+) -> tuple[Sequence[int], Episodes, Any]:
+    """A runner's share of the missing indices, their episodes and its metrics."""
+    indices = missing[workers.index(runner.worker_index or 0) :: len(workers)]
+    return indices, runner.sample_indices(round_number, indices), runner.get_metrics()
 
 
 class InternalRLConfig(EpisodePolicyGradientConfig):

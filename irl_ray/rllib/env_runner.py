@@ -14,9 +14,9 @@ from ray.rllib.utils.metrics import NUM_ENV_STEPS_SAMPLED_LIFETIME, NUM_EPISODES
 from irl_ray.envs.vector import PinpadVectorEnv
 from irl_ray.envs.worlds import vector_env, world_spec
 from irl_ray.internal.internal_env import InternalVectorEnv, check_world
-from irl_ray.internal.sampler import Episode, sample_code_episodes, sample_raw_episodes
+from irl_ray.internal.sampler import Episodes, sample_code_episodes, sample_raw_episodes
 from irl_ray.models import weights
-from irl_ray.rllib.episodes import outcome, to_rllib
+from irl_ray.rllib.episodes import to_rllib
 from irl_ray.seeding import seed_sequence
 
 
@@ -41,21 +41,22 @@ class EpisodeRunner(SingleAgentEnvRunner):
         """A one-row environment that carries observation and action space."""
         raise NotImplementedError
 
-    def run_episodes(self, seeds: Sequence[int], explore: bool) -> list[Episode]:
+    def run_episodes(self, seeds: Sequence[int], explore: bool) -> Episodes:
         """One complete episode per seed."""
         raise NotImplementedError
 
     def sample_indices(
         self, round_number: int, indices: Sequence[int], explore: bool = True, purpose: str = "train"
-    ) -> list[SingleAgentEpisode]:
+    ) -> Episodes:
         """The episodes with these indices of a round, `num_envs_per_env_runner` at a time."""
         started = time.perf_counter()
         self.module.eval()
-        episodes: list[SingleAgentEpisode] = []
+        parts: list[Episodes] = []
         for first in range(0, len(indices), self.num_envs):
             chosen = indices[first : first + self.num_envs]
             seeds = [episode_seed(self.config.seed or 0, purpose, round_number, i) for i in chosen]
-            episodes += [to_rllib(episode) for episode in self.run_episodes(seeds, explore)]
+            parts.append(self.run_episodes(seeds, explore))
+        episodes = Episodes.joined(parts)
         self._log(episodes, time.perf_counter() - started)
         return episodes
 
@@ -74,19 +75,18 @@ class EpisodeRunner(SingleAgentEnvRunner):
         offset = (self.worker_index or 0) * 10**6
         purpose = "evaluate" if self.config.in_evaluation else "sample"
         explore = self.config.explore if explore is None else explore
-        return self.sample_indices(self._rounds, range(offset, offset + count), explore, purpose)
+        episodes = self.sample_indices(self._rounds, range(offset, offset + count), explore, purpose)
+        return [to_rllib(episode) for episode in episodes]
 
-    def _log(self, episodes: list[SingleAgentEpisode], seconds: float) -> None:
-        outcomes = [outcome(episode) for episode in episodes]
-        raw_steps = sum(o["raw_steps"] for o in outcomes)
-        decisions = sum(len(episode) for episode in episodes)
+    def _log(self, episodes: Episodes, seconds: float) -> None:
+        raw_steps, decisions = int(episodes.raw_steps.sum()), int(episodes.decisions.sum())
         log, window = self.metrics.log_value, self.config.train_batch_episodes
-        for result, episode in zip(outcomes, episodes):
-            log("success_rate", float(result["success"]), window=window)
-            log("legs_mean", result["legs"], window=window)
-            log("episode_return_mean", episode.get_return(), window=window)
+        for success, legs, reward in zip(episodes.success, episodes.legs, episodes.reward):
+            log("success_rate", float(success), window=window)
+            log("legs_mean", int(legs), window=window)
+            log("episode_return_mean", float(reward), window=window)
         log("raw_steps_per_code", raw_steps / max(1, decisions), window=1)
-        log("codes_per_episode", decisions / max(1, len(episodes)), window=1)
+        log("codes_per_episode", decisions / len(episodes), window=1)
         log("raw_steps_per_s", raw_steps / seconds, window=1)
         log(NUM_EPISODES, len(episodes), reduce="sum")
         log(NUM_EPISODES_LIFETIME, len(episodes), reduce="lifetime_sum")
@@ -100,7 +100,7 @@ class InternalRunner(EpisodeRunner):
     def make_spaces(self) -> InternalVectorEnv:
         return InternalVectorEnv(self.agent, self.world, 1)
 
-    def run_episodes(self, seeds: Sequence[int], explore: bool) -> list[Episode]:
+    def run_episodes(self, seeds: Sequence[int], explore: bool) -> Episodes:
         return sample_code_episodes(
             self.agent,
             self.module.policy,
@@ -119,5 +119,5 @@ class RawRunner(EpisodeRunner):
         check_world(self.agent, self.world)
         return vector_env(self.world, 1)
 
-    def run_episodes(self, seeds: Sequence[int], explore: bool) -> list[Episode]:
+    def run_episodes(self, seeds: Sequence[int], explore: bool) -> Episodes:
         return sample_raw_episodes(self.module.policy, self.world, seeds, explore=explore)
