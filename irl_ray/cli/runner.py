@@ -34,6 +34,7 @@ from irl_ray.cli.experiment import (  # noqa: E402
 from irl_ray.cli.text import INTERRUPTED  # noqa: E402
 from irl_ray.errors import UserError  # noqa: E402
 from irl_ray.rllib import trainables  # noqa: E402
+from irl_ray.rllib.checkpoints import is_whole  # noqa: E402
 from irl_ray.rllib.parallel import WORKERS, parallel_phase  # noqa: E402
 
 LOST_MACHINES = 3  # that one trial may outlive
@@ -45,11 +46,19 @@ class Interrupt:
     requested = False
 
 
-class _Pausing:
-    """After Ctrl-C, pauses each trial at its next result, which checkpoints it.
+class _Safe:
+    """What every scheduler does so that nothing is lost.
 
-    Paused trials are unfinished to Tune, so `rllib resume` carries them on.
+    After Ctrl-C it pauses each trial at its next result, which checkpoints it; paused trials are unfinished to
+    Tune, so `rllib resume` carries them on. After every checkpoint Tune's own state is saved, which it would do every
+    ten seconds only. A checkpoint that is not whole is forgotten when a trial is carried on.
     """
+
+    _saved: Mapping[str, str] = {}  # newest checkpoint of each trial that Tune's state on disk knows
+
+    def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
+        forget_broken_checkpoints(trial)
+        super().on_trial_add(tune_controller, trial)
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         if Interrupt.requested:
@@ -57,17 +66,39 @@ class _Pausing:
         return super().on_trial_result(tune_controller, trial, result)
 
     def choose_trial_to_run(self, tune_controller: Any) -> Any:
+        saved = {trial.trial_id: trial.checkpoint.path for trial in tune_controller.get_trials() if trial.checkpoint}
+        if saved != self._saved:
+            tune_controller.checkpoint(force=True)
+            self._saved = saved
         if Interrupt.requested:
             return None
         return super().choose_trial_to_run(tune_controller)
 
 
-class PausingScheduler(_Pausing, FIFOScheduler):
+class SafeScheduler(_Safe, FIFOScheduler):
     """Runs trials in order."""
 
 
-class PausingASHA(_Pausing, AsyncHyperBandScheduler):
+class SafeASHA(_Safe, AsyncHyperBandScheduler):
     """Asynchronous successive halving: trials that fall behind are stopped early."""
+
+
+def forget_broken_checkpoints(trial: Any) -> None:
+    """Leaves a trial of an earlier run its whole checkpoints, and tells of the others."""
+    if _trainable_of(f"{trial.trainable_name}_") not in (*trainables.PHASES, *trainables.OWN_ALGORITHMS):
+        return  # RLlib's own do not tell whether they are whole
+    known = trial.run_metadata.checkpoint_manager
+    results = {r.checkpoint.path: r for r in (*known.best_checkpoint_results, known.latest_checkpoint_result) if r}
+    whole = {path: result for path, result in results.items() if is_whole(result.checkpoint)}
+    if len(whole) == len(results):
+        return
+    left = type(known)(known.checkpoint_config)
+    for result in sorted(whole.values(), key=lambda r: r.metrics.get("training_iteration", 0)):
+        left.register_checkpoint(result)
+    trial.run_metadata.checkpoint_manager = left
+    goes_on = f"goes on from {Path(trial.checkpoint.path).name}" if whole else "starts from its beginning"
+    broken = ", ".join(Path(path).name for path in results if path not in whole)
+    print(f"{trial}: {broken} is not whole (a full disk, or killed while it was written); the trial {goes_on}")
 
 
 def scheduler_of(experiment: Experiment) -> TrialScheduler:
@@ -77,9 +108,9 @@ def scheduler_of(experiment: Experiment) -> TrialScheduler:
     carried on compares with what is reported from then on.
     """
     if experiment.scheduler == "fifo":
-        return PausingScheduler()
+        return SafeScheduler()
     counted = "step" if experiment.run in trainables.PHASES else "training_iteration"
-    return PausingASHA(**{"mode": "max", "time_attr": counted, **experiment.scheduler_config})
+    return SafeASHA(**{"mode": "max", "time_attr": counted, **experiment.scheduler_config})
 
 
 class CheckpointOnInterrupt(Callback):

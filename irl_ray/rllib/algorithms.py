@@ -35,6 +35,7 @@ from ray.rllib.utils.metrics import (
 from irl_ray.errors import UserError
 from irl_ray.internal.sampler import Episodes
 from irl_ray.models import weights
+from irl_ray.rllib.checkpoints import seal
 from irl_ray.rllib.env_runner import EpisodeRunner, InternalRunner, RawRunner
 from irl_ray.rllib.episodes import episode_advantages, to_batch
 from irl_ray.rllib.learner import EpisodePolicyGradientLearner
@@ -253,6 +254,7 @@ class InternalRL(EpisodePolicyGradient):
         agent = weights.load(self.config.weights_name)
         agent.policy = self.get_module().policy
         _export(self, agent, f"{checkpoint_dir}/artefact")
+        seal(checkpoint_dir)
 
 
 class RawRLConfig(EpisodePolicyGradientConfig):
@@ -294,6 +296,7 @@ class RawRL(EpisodePolicyGradient):
         agent = weights.load(self.config.weights_name)
         agent.base, agent.metacontroller, agent.policy = self.get_module().policy, None, None
         _export(self, agent, f"{checkpoint_dir}/artefact")
+        seal(checkpoint_dir)
 
 
 def _export(algorithm: Algorithm, agent: weights.Artefact, folder: str) -> None:

@@ -21,6 +21,7 @@ from irl_ray.config import build
 from irl_ray.envs.worlds import GUIDED_ANT_ID, ant_spec
 from irl_ray.models import weights
 from irl_ray.models.expert import Expert, ExpertConfig
+from irl_ray.rllib.checkpoints import seal
 
 
 class ExpertModule(TorchRLModule, ValueFunctionAPI):
@@ -97,3 +98,4 @@ class ExpertPPO(PPO):
             "gamma": config.gamma,
         }
         weights.save(artefact, f"{checkpoint_dir}/artefact")
+        seal(checkpoint_dir)

@@ -20,6 +20,7 @@ from ray.tune.integration.ray_train import TuneReportCallback
 from ray.tune.result import DONE
 
 from irl_ray import places
+from irl_ray.rllib.checkpoints import is_whole, seal, whole_before
 from irl_ray.rllib.trainables import PHASES, STATE
 
 WORKERS = "workers"  # a trial's folder of what Ray Train keeps
@@ -62,6 +63,8 @@ def work(config: dict[str, Any]) -> None:
         settings = {**settings, "device": str(get_device())}
     phase, gates = PHASES[config["run"]].make_phase(settings), {}
     checkpoint = train.get_checkpoint()
+    if checkpoint is not None and not is_whole(checkpoint):
+        checkpoint = whole_before(checkpoint)
     if checkpoint is not None:
         with checkpoint.as_directory() as saved:
             state = torch.load(Path(saved) / STATE, weights_only=True)
@@ -76,4 +79,5 @@ def work(config: dict[str, Any]) -> None:
             if first:
                 torch.save({**phase.state(), "gates": gates}, Path(kept) / STATE)
                 phase.export(Path(kept) / "artefact", gates)
+                seal(kept)
             train.report(told, checkpoint=Checkpoint.from_directory(kept) if first else None)

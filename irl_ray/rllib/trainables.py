@@ -19,6 +19,7 @@ from irl_ray.phases.discover import Discover, discover_config
 from irl_ray.phases.pretrain import Pretrain, pretrain_config
 from irl_ray.phases.training import Phase
 from irl_ray.rllib.algorithms import InternalRL, RawRL
+from irl_ray.rllib.checkpoints import seal
 from irl_ray.rllib.expert import ExpertPPO
 
 STATE = "state.pt"
@@ -51,6 +52,7 @@ class PhaseTrainable(tune.Trainable):
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         torch.save({**self.phase.state(), "gates": self.gates}, Path(checkpoint_dir) / STATE)
         self.phase.export(Path(checkpoint_dir) / "artefact", self.gates)
+        seal(checkpoint_dir)
 
     def load_checkpoint(self, checkpoint_dir: str) -> None:
         state = torch.load(Path(checkpoint_dir) / STATE, weights_only=True)
