@@ -1,9 +1,22 @@
-"""What may go wrong on machines, and what it costs: nothing counted twice, counters right, training goes on."""
+"""What may go wrong on machines, and what it costs: nothing counted twice, counters right, training goes on.
+
+    python -m pytest tests/test_faults.py -s
+
+also prints how long each recovery took.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -88,3 +101,171 @@ def test_a_node_removed_and_another_added(cluster: Cluster, tiny_weights: Path, 
     found = trained(algorithm, 5, at=1, fault=fault)
     assert_as_undisturbed(found, undisturbed)
     algorithm.stop()
+
+
+# The rest through the command, with a checkpoint every FREQUENCY iterations.
+
+FREQUENCY, ITERATIONS = 5, 40
+
+
+def write(folder: Path, run: str, stop: dict, config: dict) -> None:
+    checkpoints = {"checkpoint_frequency": FREQUENCY, "num_to_keep": 2}
+    spec = {"run": run, "stop": stop, "checkpoint_config": checkpoints, "config": config}
+    env = {"env": "irl_ray/GridPinpad-v0"} if run == "InternalRL" else {}
+    (folder / "x.json").write_text(json.dumps({"x": {**spec, **env}}))
+
+
+def write_internal(folder: Path, weights: Path, **config: int) -> None:
+    settings = {"metacontroller": str(weights), "policy": {"hidden": 8}, "env_config": WORLD, "seed": 3}
+    stop = {"training_iteration": ITERATIONS}
+    write(folder, "InternalRL", stop, {**settings, "train_batch_episodes": EPISODES, **config})
+
+
+def command(folder: Path, *arguments: str, cores: int = 1, before: tuple[str, ...] = ()) -> subprocess.Popen:
+    line = [*before, sys.executable, "-m", "irl_ray.cli.rllib", *arguments, "--ray-num-cpus", str(cores)]
+    quiet = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "start_new_session": True}
+    return subprocess.Popen(line, cwd=folder, **quiet)
+
+
+def rows_of(storage: Path) -> list[dict]:
+    """Results so far, of the only trial of the only run."""
+    found = list(storage.glob("x_*/*/result.json"))
+    lines = found[0].read_text().splitlines() if found else []
+    return [json.loads(line) for line in lines if line.endswith("}")]
+
+
+def wait_for(condition: Callable[[], object], seconds: float = 120) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def checkpoints(storage: Path) -> list[Path]:
+    return sorted(storage.glob("x_*/*/checkpoint_*"))
+
+
+def assert_counted_once(rows: list[dict]) -> None:
+    """Counters are right in every row, at most one interval was done again, and it gave the same episodes."""
+    assert rows[-1]["training_iteration"] == ITERATIONS
+    seen: dict[int, float] = {}
+    for row in rows:
+        iteration, found = row["training_iteration"], row["env_runners"]
+        assert found["num_episodes_lifetime"] == EPISODES * iteration
+        steps = found["num_raw_steps_lifetime"]
+        assert seen.setdefault(iteration, steps) == steps
+    assert list(seen) == list(range(1, ITERATIONS + 1))
+
+
+def lost(rows: list[dict]) -> int:
+    """Iterations that were done again."""
+    return len(rows) - ITERATIONS
+
+
+@pytest.mark.parametrize("cut", [False, True], ids=["killed", "killed and cut in half"])
+def test_a_killed_driver_is_carried_on(tmp_path: Path, tiny_weights: Path, cut: bool):
+    write_internal(tmp_path, tiny_weights)
+    run, storage = command(tmp_path, "train", "file", "x.json"), tmp_path / "results"
+    wait_for(lambda: len(checkpoints(storage)) == 2 and (checkpoints(storage)[1] / "files.json").exists())
+    time.sleep(0.5)
+    os.killpg(run.pid, signal.SIGKILL)  # the driver, and with it everything that Ray started for it
+    run.communicate()
+    (folder,) = storage.glob("x_*")
+    before, newest = len(rows_of(storage)), checkpoints(storage)[-1]
+    if cut:
+        state = max(folder.glob("experiment_state-*.json"))
+        for path in (newest / "artefact" / "model.safetensors", state):
+            os.truncate(path, path.stat().st_size // 2)
+    started = time.monotonic()
+    again = command(tmp_path, "resume", str(folder))
+    wait_for(lambda: len(rows_of(storage)) > before)
+    print(f"\nfirst new result {time.monotonic() - started:.1f} s after `rllib resume`")
+    told, _ = again.communicate(timeout=200)
+    assert again.returncode == 0, told
+    assert (f"{newest.name} is not whole" in told) == ("state was cut off" in told) == cut
+    rows = rows_of(storage)
+    assert_counted_once(rows)
+    assert lost(rows) <= FREQUENCY * (2 if cut else 1)
+
+
+def processes(title: str) -> list[int]:
+    """Processes of this machine whose command line begins so."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            line = (folder / "cmdline").read_bytes()
+        except OSError:
+            continue
+        if line.startswith(title.encode()):
+            found.append(int(folder.name))
+    return found
+
+
+def test_a_killed_learner_costs_an_interval(tmp_path: Path, tiny_weights: Path):
+    write_internal(tmp_path, tiny_weights, num_learners=1)
+    run, storage = command(tmp_path, "train", "file", "x.json", cores=2), tmp_path / "results"
+    wait_for(lambda: len(checkpoints(storage)) == 2)
+    (learner,) = processes("ray::_WrappedExecutable")
+    os.kill(learner, signal.SIGKILL)
+    killed, before = time.monotonic(), len(rows_of(storage))
+    wait_for(lambda: len(rows_of(storage)) > before + 1)
+    print(f"\nlearning again {time.monotonic() - killed:.1f} s after the learner was killed")
+    told, _ = run.communicate(timeout=200)
+    assert run.returncode == 0, told
+    assert_counted_once(rows_of(storage))
+    assert lost(rows_of(storage)) <= FREQUENCY
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[tuple[Path, tuple[str, ...]]]:
+    """A file system of 8 MB on tmp_path/small that only some processes see: it from here, and how to start them."""
+    if shutil.which("unshare") is None or shutil.which("nsenter") is None:
+        pytest.skip("unshare and nsenter are not installed")
+    small = tmp_path / "small"
+    small.mkdir()
+    mount = f"mount -t tmpfs -o size=8m none {small} && echo mounted && exec sleep 250"
+    line = ["unshare", "--map-root-user", "--mount", "sh", "-c", mount]
+    holder = subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    if holder.stdout.readline() != "mounted\n":
+        pytest.skip("this system does not let its users mount")
+    entering = ("nsenter", "--target", str(holder.pid), "--user", "--mount", "--preserve-credentials")
+    yield Path(f"/proc/{holder.pid}/root{small}"), entering
+    holder.kill()
+    holder.communicate()
+
+
+def test_a_full_disk_at_a_checkpoint(tmp_path: Path, small_disk: tuple, tiny_weights: Path):
+    (disk, entering), place = small_disk, str(tmp_path / "small")
+    write_internal(tmp_path, tiny_weights)
+    experiment = ("train", "file", str(tmp_path / "x.json"), "--storage-path", place)
+    run = command(tmp_path, *experiment, before=entering)
+    wait_for(lambda: len(checkpoints(disk)) == 2)
+    with contextlib.suppress(OSError), open(disk / "something_else", "wb") as file:
+        file.write(bytes(8 * 2**20))  # as much as there is room for
+    told, _ = run.communicate(timeout=200)
+    assert run.returncode == 1 and "No space left on device" in told and "rllib resume" in told, told
+    (disk / "something_else").unlink()
+    (folder,) = disk.glob("x_*")
+    started = time.monotonic()
+    again = command(tmp_path, "resume", f"{place}/{folder.name}", before=entering)
+    told, _ = again.communicate(timeout=200)
+    assert again.returncode == 0, told
+    print(f"\nfinished {time.monotonic() - started:.1f} s after room was made")
+    assert_counted_once(rows_of(disk))
+    assert lost(rows_of(disk)) <= FREQUENCY
+
+
+def test_a_killed_worker_of_a_phase_costs_an_interval(tmp_path: Path):
+    config = {"preset": "tiny", "steps": 40, "report_every": 2, "batch_size": 8, "control_steps": 0, "num_workers": 2}
+    write(tmp_path, "Pretrain", {}, config)
+    run, storage = command(tmp_path, "train", "file", "x.json", cores=2), tmp_path / "results"
+    wait_for(lambda: len(list(storage.glob("x_*/*/workers/checkpoint_*"))) == 2)
+    os.kill(processes("ray::RayTrainWorker")[0], signal.SIGKILL)
+    killed, before = time.monotonic(), len(rows_of(storage))
+    wait_for(lambda: len(rows_of(storage)) > before + 1)
+    print(f"\nlearning again {time.monotonic() - killed:.1f} s after a worker was killed")
+    told, _ = run.communicate(timeout=250)
+    assert run.returncode == 0, told
+    steps = [row["step"] for row in rows_of(storage)]
+    assert sorted(set(steps)) == list(range(2, 42, 2))
+    assert len(steps) <= 20 + 2

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
+import shutil
 import signal
 import sys
 import time
@@ -37,7 +39,8 @@ from irl_ray.rllib import trainables  # noqa: E402
 from irl_ray.rllib.checkpoints import is_whole  # noqa: E402
 from irl_ray.rllib.parallel import WORKERS, parallel_phase  # noqa: E402
 
-LOST_MACHINES = 3  # that one trial may outlive
+KEPT = "kept_state"
+LOSSES = 3  # of a machine or a learner, that one trial may outlive
 
 
 class Interrupt:
@@ -68,7 +71,8 @@ class _Safe:
     def choose_trial_to_run(self, tune_controller: Any) -> Any:
         saved = {trial.trial_id: trial.checkpoint.path for trial in tune_controller.get_trials() if trial.checkpoint}
         if saved != self._saved:
-            tune_controller.checkpoint(force=True)
+            tune_controller.checkpoint(force=True, wait=True)
+            keep_state(tune_controller.experiment_path)
             self._saved = saved
         if Interrupt.requested:
             return None
@@ -81,6 +85,51 @@ class SafeScheduler(_Safe, FIFOScheduler):
 
 class SafeASHA(_Safe, AsyncHyperBandScheduler):
     """Asynchronous successive halving: trials that fall behind are stopped early."""
+
+
+def keep_state(folder: str) -> None:
+    """A second copy of Tune's state, whole at any moment: Tune overwrites its own in place, which a full disk cuts."""
+    if not os.path.isdir(folder):  # object storage shows a file when it is whole
+        return
+    with contextlib.suppress(OSError):
+        (Path(folder) / KEPT).mkdir(exist_ok=True)
+        for name in _state_files(folder):
+            fresh = Path(folder) / KEPT / f"{name}.new"
+            shutil.copyfile(Path(folder) / name, fresh)
+            if _is_json(fresh):
+                fresh.replace(fresh.with_suffix(""))
+
+
+def mend_state(folder: str) -> None:
+    """Puts the kept copy in place of a state that was cut off.
+
+    Raises:
+        UserError: if there is none.
+    """
+    if not os.path.isdir(folder) or all(map(_is_json, (Path(folder) / name for name in _state_files(folder)))):
+        return
+    kept = Path(folder) / KEPT
+    if not kept.is_dir() or not all(_is_json(kept / name) for name in _state_files(kept)):
+        raise UserError(f"{folder}: Tune's state there is cut off, and no copy of it was kept; start the run anew")
+    for name in _state_files(folder):
+        (Path(folder) / name).unlink()
+    for name in _state_files(kept):
+        shutil.copyfile(kept / name, Path(folder) / name)
+    print(f"{folder}: Tune's state was cut off (a full disk?); going on from the copy made at the last checkpoint")
+
+
+def _state_files(folder: str | Path) -> list[str]:
+    """The newest file of each kind."""
+    kinds = ("experiment_state-*.json", "basic-variant-state-*.json")
+    return [max(found).name for kind in kinds if (found := sorted(Path(folder).glob(kind)))]
+
+
+def _is_json(path: Path) -> bool:
+    try:
+        json.loads(path.read_text())
+    except ValueError:
+        return False
+    return True
 
 
 def forget_broken_checkpoints(trial: Any) -> None:
@@ -258,8 +307,7 @@ def run(experiment: Experiment, folder: str, where: str) -> int:
                 checkpoint_config=CheckpointConfig(**checkpoint),
                 progress_reporter=progress.Progress(experiment.run, experiment.stop),
                 callbacks=[CheckpointOnInterrupt()],
-                # A trial whose machine is lost goes on elsewhere; on one machine an error is an error.
-                failure_config=FailureConfig(max_failures=LOST_MACHINES if len(ray.nodes()) > 1 else 0),
+                failure_config=FailureConfig(max_failures=LOSSES if _may_lose_parts(experiment) else 0),
                 verbose=1,
             ),
         )
@@ -288,6 +336,11 @@ def _workers(experiment: Experiment) -> int:
     return counts.pop()
 
 
+def _may_lose_parts(experiment: Experiment) -> bool:
+    """Whether a trial may fail for the loss of a machine or of a learner's process, and not for an error of its own."""
+    return len(ray.nodes()) > 1 or any(variant.get("num_learners", 0) for variant in variants(experiment.config))
+
+
 def _phase_resources(experiment: Experiment) -> dict[str, float] | None:
     if experiment.run not in trainables.PHASES:
         return None
@@ -301,6 +354,7 @@ def resume(folder: str) -> int:
             f"{folder}: no experiment to resume there; expected a folder that `rllib train` made, "
             "such as results/gridworld_internal_20260101-120000"
         )
+    mend_state(folder)
     trainables.register_everything()
     trials = _trials_of(folder)
     if not trials:
@@ -332,6 +386,9 @@ def _fit(tuner: Tuner, folder: str) -> int:
     interrupt = signal.getsignal(signal.SIGINT)
     try:
         results = tuner.fit()
+    except (OSError, EOFError) as error:  # Tune could not write, or not read back, what went wrong
+        print(f"{folder}: {error}. Is its disk full? Once mended: rllib resume {folder}", file=sys.stderr)
+        return 1
     finally:
         signal.signal(signal.SIGINT, interrupt)
     if Interrupt.requested:
