@@ -171,18 +171,18 @@ def test_a_killed_driver_is_carried_on(tmp_path: Path, tiny_weights: Path, cut: 
     os.killpg(run.pid, signal.SIGKILL)  # the driver, and with it everything that Ray started for it
     run.communicate()
     (folder,) = storage.glob("x_*")
-    before, newest = len(rows_of(storage)), checkpoints(storage)[-1]
+    newest = checkpoints(storage)[-1]
     if cut:
-        state = max(folder.glob("experiment_state-*.json"))
-        for path in (newest / "artefact" / "model.safetensors", state):
+        records = (max(folder.glob("experiment_state-*.json")), next(folder.glob("Int*/result.json")))
+        for path in (newest / "artefact" / "model.safetensors", *records):
             os.truncate(path, path.stat().st_size // 2)
     started = time.monotonic()
     again = command(tmp_path, "resume", str(folder))
-    wait_for(lambda: len(rows_of(storage)) > before)
-    print(f"\nfirst new result {time.monotonic() - started:.1f} s after `rllib resume`")
     told, _ = again.communicate(timeout=200)
     assert again.returncode == 0, told
-    assert (f"{newest.name} is not whole" in told) == ("state was cut off" in told) == cut
+    print(f"\nfinished {time.monotonic() - started:.1f} s after `rllib resume`")
+    if cut:  # without, the kill may still have cut Tune's records
+        assert f"{newest.name} is not whole" in told and "cut off" in told, told
     rows = rows_of(storage)
     assert_counted_once(rows)
     assert lost(rows) <= FREQUENCY * (2 if cut else 1)

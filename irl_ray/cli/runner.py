@@ -11,6 +11,7 @@ import signal
 import sys
 import time
 from collections.abc import Mapping
+from glob import escape, glob
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,7 @@ from irl_ray.rllib import trainables  # noqa: E402
 from irl_ray.rllib.checkpoints import is_whole  # noqa: E402
 from irl_ray.rllib.parallel import WORKERS, parallel_phase  # noqa: E402
 
-KEPT = "kept_state"
+KEPT = "kept_records"
 LOSSES = 3  # of a machine or a learner, that one trial may outlive
 
 
@@ -72,7 +73,7 @@ class _Safe:
         saved = {trial.trial_id: trial.checkpoint.path for trial in tune_controller.get_trials() if trial.checkpoint}
         if saved != self._saved:
             tune_controller.checkpoint(force=True, wait=True)
-            keep_state(tune_controller.experiment_path)
+            keep_records(Path(tune_controller.experiment_state_path).parent, tune_controller.experiment_path)
             self._saved = saved
         if Interrupt.requested:
             return None
@@ -87,49 +88,56 @@ class SafeASHA(_Safe, AsyncHyperBandScheduler):
     """Asynchronous successive halving: trials that fall behind are stopped early."""
 
 
-def keep_state(folder: str) -> None:
-    """A second copy of Tune's state, whole at any moment: Tune overwrites its own in place, which a full disk cuts."""
+def keep_records(staging: Path, folder: str) -> None:
+    """Copies Tune's state and results into the experiment's folder, whole at any moment.
+
+    Tune itself overwrites the same files in place there, which a full disk or a kill cuts short.
+    """
     if not os.path.isdir(folder):  # object storage shows a file when it is whole
         return
-    with contextlib.suppress(OSError):
-        (Path(folder) / KEPT).mkdir(exist_ok=True)
-        for name in _state_files(folder):
-            fresh = Path(folder) / KEPT / f"{name}.new"
-            shutil.copyfile(Path(folder) / name, fresh)
-            if _is_json(fresh):
-                fresh.replace(fresh.with_suffix(""))
+    fresh, kept = Path(folder) / f"{KEPT}.new", Path(folder) / KEPT
+    shutil.rmtree(fresh, ignore_errors=True)
+    try:
+        shutil.copytree(staging, fresh)
+    except OSError:
+        shutil.rmtree(fresh, ignore_errors=True)
+        return
+    shutil.rmtree(kept, ignore_errors=True)
+    fresh.rename(kept)
 
 
-def mend_state(folder: str) -> None:
-    """Puts the kept copy in place of a state that was cut off.
+def mend_records(folder: str) -> None:
+    """Puts the kept copies in place if a state or result file was cut off.
 
     Raises:
-        UserError: if there is none.
+        UserError: if there are none.
     """
-    if not os.path.isdir(folder) or all(map(_is_json, (Path(folder) / name for name in _state_files(folder)))):
+    cut = [path for path in map(Path, _records(folder)) if not _is_complete(path)]
+    if not cut:
         return
     kept = Path(folder) / KEPT
-    if not kept.is_dir() or not all(_is_json(kept / name) for name in _state_files(kept)):
-        raise UserError(f"{folder}: Tune's state there is cut off, and no copy of it was kept; start the run anew")
-    for name in _state_files(folder):
-        (Path(folder) / name).unlink()
-    for name in _state_files(kept):
-        shutil.copyfile(kept / name, Path(folder) / name)
-    print(f"{folder}: Tune's state was cut off (a full disk?); going on from the copy made at the last checkpoint")
+    if not kept.is_dir():
+        raise UserError(f"{cut[0]}: cut off (a full disk?), and no copy of it was kept; start the run anew")
+    for path in cut:
+        path.unlink()
+    shutil.copytree(kept, folder, dirs_exist_ok=True)
+    print(f"{cut[0]}: cut off (a full disk?); going on from the copies made at the last checkpoint")
 
 
-def _state_files(folder: str | Path) -> list[str]:
-    """The newest file of each kind."""
-    kinds = ("experiment_state-*.json", "basic-variant-state-*.json")
-    return [max(found).name for kind in kinds if (found := sorted(Path(folder).glob(kind)))]
+def _records(folder: str) -> list[str]:
+    patterns = ("experiment_state-*.json", "basic-variant-state-*.json", "*/params.json", "*/result.json")
+    return [found for p in patterns for found in sorted(glob(f"{escape(folder)}/{p}")) if f"/{KEPT}" not in found]
 
 
-def _is_json(path: Path) -> bool:
+def _is_complete(path: Path) -> bool:
+    """Whether a file of JSON, of lines of JSON, or of a pickle was not cut off."""
+    content = path.read_bytes()
+    if content.startswith(b"\x80"):
+        return content.endswith(b".")  # a pickle's last byte; nothing is unpickled here
     try:
-        json.loads(path.read_text())
+        return bool(content) and all(map(json.loads, content.splitlines() if path.name == "result.json" else [content]))
     except ValueError:
         return False
-    return True
 
 
 def forget_broken_checkpoints(trial: Any) -> None:
@@ -354,7 +362,7 @@ def resume(folder: str) -> int:
             f"{folder}: no experiment to resume there; expected a folder that `rllib train` made, "
             "such as results/gridworld_internal_20260101-120000"
         )
-    mend_state(folder)
+    mend_records(folder)
     trainables.register_everything()
     trials = _trials_of(folder)
     if not trials:

@@ -18,9 +18,10 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+import ray
 from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig, NotProvided
-from ray.rllib.core import DEFAULT_MODULE_ID
+from ray.rllib.core import COMPONENT_LEARNER, COMPONENT_RL_MODULE, DEFAULT_MODULE_ID
 from ray.rllib.core.learner.training_data import TrainingData
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from ray.rllib.utils.metrics import (
@@ -127,28 +128,35 @@ class EpisodePolicyGradient(Algorithm):
             results = self.learner_group.update(training_data=data, num_epochs=self.config.num_epochs)
         self.metrics.aggregate(results, key=LEARNER_RESULTS)
         with self.metrics.log_time((TIMERS, SYNCH_WORKER_WEIGHTS_TIMER)):
-            self.env_runner_group.sync_weights(
-                from_worker_or_learner_group=self.learner_group,
-                policies=[DEFAULT_MODULE_ID],
-                inference_only=True,
-            )
+            local = self.env_runner_group.local_env_runner
+            if local is not None:
+                local.set_state(self._policy_state())
+
+    def _policy_state(self) -> dict[str, Any]:
+        """What a runner needs to act as the learner's present policy."""
+        component = f"{COMPONENT_LEARNER}/{COMPONENT_RL_MODULE}/{DEFAULT_MODULE_ID}"
+        state = self.learner_group.get_state(components=[component], inference_only=True)[COMPONENT_LEARNER]
+        return {COMPONENT_RL_MODULE: state[COMPONENT_RL_MODULE]}
 
     def _sample(self, count: int) -> Episodes:
         """Episodes 0..count-1 of this round, in order, over all healthy runners.
 
-        What a failed runner owed is asked of the others; an index is never used twice.
+        What a failed runner owed is asked of the others; an index is never used twice. The policy travels with
+        the question, so that no runner ever acts with an older one.
 
         Raises:
             UserError: if no runner answers in time.
         """
         group, found, parts = self.env_runner_group, [], []
         missing: Sequence[int] = range(count)
+        kwargs = {"policy": ray.put(self._policy_state())} if group.num_remote_workers() else None
         while len(missing):
             remote = group.healthy_worker_ids()[: len(missing)]
             if group.num_remote_workers() and not remote:
                 raise RuntimeError("no env runner is alive; see the errors above")
             answers = group.foreach_env_runner(
                 partial(sample_share, round_number=self.iteration, missing=missing, workers=remote or [0]),
+                kwargs=kwargs,
                 local_env_runner=not remote,
                 remote_worker_ids=remote,
                 timeout_seconds=self.config.sample_timeout_s,
@@ -167,9 +175,15 @@ class EpisodePolicyGradient(Algorithm):
 
 
 def sample_share(
-    runner: EpisodeRunner, round_number: int, missing: Sequence[int], workers: list[int]
+    runner: EpisodeRunner,
+    round_number: int,
+    missing: Sequence[int],
+    workers: list[int],
+    policy: dict[str, Any] | None = None,
 ) -> tuple[Sequence[int], Episodes, Any]:
-    """A runner's share of the missing indices, their episodes and its metrics."""
+    """A runner's share of the missing indices, their episodes under a policy (the one it has), and its metrics."""
+    if policy is not None:
+        runner.set_state(policy)
     indices = missing[workers.index(runner.worker_index or 0) :: len(workers)]
     return indices, runner.sample_indices(round_number, indices), runner.get_metrics()
 
