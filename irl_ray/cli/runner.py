@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import re
-import shutil
 import signal
 import sys
 import time
 from collections.abc import Mapping
-from glob import escape, glob
 from pathlib import Path
 from typing import Any
 
@@ -34,13 +31,13 @@ from irl_ray.cli.experiment import (  # noqa: E402
     variants,
     with_results,
 )
+from irl_ray.cli.records import keep_records, mend_records  # noqa: E402
 from irl_ray.cli.text import INTERRUPTED  # noqa: E402
 from irl_ray.errors import UserError  # noqa: E402
 from irl_ray.rllib import trainables  # noqa: E402
 from irl_ray.rllib.checkpoints import is_whole  # noqa: E402
 from irl_ray.rllib.parallel import WORKERS, parallel_phase  # noqa: E402
 
-KEPT = "kept_records"
 LOSSES = 3  # of a machine or a learner, that one trial may outlive
 
 
@@ -86,58 +83,6 @@ class SafeScheduler(_Safe, FIFOScheduler):
 
 class SafeASHA(_Safe, AsyncHyperBandScheduler):
     """Asynchronous successive halving: trials that fall behind are stopped early."""
-
-
-def keep_records(staging: Path, folder: str) -> None:
-    """Copies Tune's state and results into the experiment's folder, whole at any moment.
-
-    Tune itself overwrites the same files in place there, which a full disk or a kill cuts short.
-    """
-    if not os.path.isdir(folder):  # object storage shows a file when it is whole
-        return
-    fresh, kept = Path(folder) / f"{KEPT}.new", Path(folder) / KEPT
-    shutil.rmtree(fresh, ignore_errors=True)
-    try:
-        shutil.copytree(staging, fresh)
-    except OSError:
-        shutil.rmtree(fresh, ignore_errors=True)
-        return
-    shutil.rmtree(kept, ignore_errors=True)
-    fresh.rename(kept)
-
-
-def mend_records(folder: str) -> None:
-    """Puts the kept copies in place if a state or result file was cut off.
-
-    Raises:
-        UserError: if there are none.
-    """
-    cut = [path for path in map(Path, _records(folder)) if not _is_complete(path)]
-    if not cut:
-        return
-    kept = Path(folder) / KEPT
-    if not kept.is_dir():
-        raise UserError(f"{cut[0]}: cut off (a full disk?), and no copy of it was kept; start the run anew")
-    for path in cut:
-        path.unlink()
-    shutil.copytree(kept, folder, dirs_exist_ok=True)
-    print(f"{cut[0]}: cut off (a full disk?); going on from the copies made at the last checkpoint")
-
-
-def _records(folder: str) -> list[str]:
-    patterns = ("experiment_state-*.json", "basic-variant-state-*.json", "*/params.json", "*/result.json")
-    return [found for p in patterns for found in sorted(glob(f"{escape(folder)}/{p}")) if f"/{KEPT}" not in found]
-
-
-def _is_complete(path: Path) -> bool:
-    """Whether a file of JSON, of lines of JSON, or of a pickle was not cut off."""
-    content = path.read_bytes()
-    if content.startswith(b"\x80"):
-        return content.endswith(b".")  # a pickle's last byte; nothing is unpickled here
-    try:
-        return bool(content) and all(map(json.loads, content.splitlines() if path.name == "result.json" else [content]))
-    except ValueError:
-        return False
 
 
 def forget_broken_checkpoints(trial: Any) -> None:
