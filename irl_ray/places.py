@@ -65,6 +65,16 @@ def names_in(place: Place) -> list[str]:
     return sorted(info.base_name for info in _infos(place))
 
 
+def read_text(place: Place) -> str | None:
+    """What a file says; None if it is not there."""
+    folder, name = split(place)
+    if name not in names_in(folder):
+        return None
+    with reached(place):
+        files, path = _opened(place)
+        return files.open_input_stream(path).read().decode()
+
+
 def copy_here(place: Place) -> Path:
     """A copy on this machine of the files directly inside a remote folder, made once for each state of them."""
     from pyarrow import fs

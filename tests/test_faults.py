@@ -26,7 +26,7 @@ from ray.cluster_utils import Cluster
 
 from irl_ray import InternalRLConfig
 
-WORLD = {"preset": "tiny", "tasks": "post_two_pairs"}
+WORLD = {"preset": "tiny", "tasks": [[0, 1]]}  # which an untrained agent does now and then, so that there is learning
 EPISODES = 48
 
 
@@ -70,6 +70,7 @@ def undisturbed(tiny_weights: Path) -> tuple[list[dict], torch.Tensor]:
     """The same run in one process without any fault."""
     algorithm = internal(tiny_weights, 0).build_algo()
     found = trained(algorithm, 5)
+    assert sum(result["success_rate"] for result in found[0]) > 0  # else nothing was learned
     algorithm.stop()
     ray.shutdown()
     return found

@@ -24,6 +24,8 @@ def test_paths_and_uris_hold_the_same_names(tmp_path):
     for place in (tmp_path, tmp_path.as_uri()):
         assert places.names_in(places.join(place, "runs")) == ["a", "b"]
         assert places.names_in(places.join(place, "absent")) == []
+        assert places.read_text(places.join(place, "runs", "a")) == "x"
+        assert places.read_text(places.join(place, "runs", "absent")) is None
     assert places.absolute(tmp_path.as_uri() + "/") == tmp_path.as_uri()
     assert places.join("s3://b/runs?scheme=http", "x", "y") == "s3://b/runs/x/y?scheme=http"
     assert places.split("s3://b/runs/x?scheme=http") == ("s3://b/runs?scheme=http", "x")

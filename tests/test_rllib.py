@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+
 import numpy as np
 import pytest
 import ray
@@ -16,7 +18,7 @@ from irl_ray.models.weights import fingerprint
 from irl_ray.rllib.env_runner import episode_seed
 from irl_ray.rllib.episodes import episode_advantages, to_batch
 
-WORLD = {"preset": "tiny", "tasks": "post_two_pairs"}
+WORLD = {"preset": "tiny", "tasks": [[0, 1]]}  # which an untrained agent does now and then, so that there is learning
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -50,7 +52,9 @@ def test_the_number_of_workers_does_not_change_the_run(tiny_weights):
     runs = []
     for runners in (0, 2):
         algorithm = internal(tiny_weights, runners).build_algo()
-        runs.append(signature(algorithm, 3))
+        before = fingerprint(algorithm.get_module().policy)
+        runs.append(signature(algorithm, 6))
+        assert fingerprint(algorithm.get_module().policy) != before
         algorithm.stop()
     (alone, policy), (spread, other) = runs
     assert [s[0] for s in alone] == [s[0] for s in spread]
@@ -63,6 +67,52 @@ def test_two_learners_see_whole_episodes(tiny_weights):
     result = algorithm.train()
     algorithm.stop()
     assert np.isfinite(result["learners"]["default_policy"]["policy_loss"])
+
+
+def test_evaluation_workers_measure_without_touching_the_run(tiny_weights):
+    runs = []
+    for evaluated in (False, True):
+        config = internal(tiny_weights)
+        if evaluated:
+            config.evaluation(evaluation_interval=2, evaluation_num_env_runners=1, evaluation_duration=20)
+        algorithm = config.build_algo()
+        results = [algorithm.train() for _ in range(4)]
+        runs.append([r["env_runners"]["num_raw_steps_lifetime"] for r in results])
+        algorithm.stop()
+    assert runs[0] == runs[1]
+    found = [r.get("evaluation", {}).get("env_runners") for r in results]
+    assert 0 <= found[1]["success_rate"] <= 1 and found[1]["num_episodes"] == 20
+    assert found[1]["num_raw_steps_lifetime"] not in runs[0]  # episodes of its own
+
+
+def test_runners_are_sent_the_name_of_the_weights(tiny_weights):
+    """Each machine reads them from its disk, or copies them there once; no message carries them."""
+    config = internal(tiny_weights)
+    config.validate()
+    size = (tiny_weights / "model.safetensors").stat().st_size
+    assert len(pickle.dumps(config)) < size / 2
+
+
+def test_runners_act_with_the_learners_present_policy(tiny_weights):
+    algorithm = internal(tiny_weights, 2).build_algo()
+    seen = set()
+    for _ in range(6):
+        before = fingerprint(algorithm.get_module().policy)
+        seen.add(before)
+        algorithm.train()
+        acted = algorithm.env_runner_group.foreach_env_runner(
+            lambda runner: fingerprint(runner.module.policy), local_env_runner=False
+        )
+        assert acted == [before, before]
+    assert len(seen) > 1
+    algorithm.stop()
+
+
+def test_runners_that_are_too_slow_are_told_of(tiny_weights):
+    algorithm = internal(tiny_weights, 1).env_runners(sample_timeout_s=0.001).build_algo()
+    with pytest.raises(UserError, match="sample_timeout_s"):
+        algorithm.train()
+    algorithm.stop()
 
 
 def test_first_pass_ratio_is_one_and_later_rounds_differ(tiny_weights):

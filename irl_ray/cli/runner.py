@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import signal
@@ -314,7 +315,8 @@ def resume(folder: str) -> int:
         raise UserError(f"{folder}: ended before its first trial began; start it anew")
     run_name = _trainable_of(trials[0])
     trainable = trainables.trainable_class(run_name)
-    if WORKERS in places.names_in(places.join(folder, trials[0])):
+    settings = places.read_text(places.join(folder, trials[0], "params.json"))
+    if run_name in trainables.PHASES and settings and json.loads(settings).get("num_workers", 0) > 1:
         trainable = parallel_phase(run_name, places.absolute(folder))
     tuner = Tuner.restore(places.absolute(folder), trainable=trainable, resume_errored=True)
     print(f"resuming {folder}", flush=True)
