@@ -15,6 +15,7 @@ from typing import Any
 
 os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # the old output lets us print our own table
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+os.environ.setdefault("RAY_task_events_report_interval_ms", "0")  # a history of calls, kept for dashboards alone
 
 import ray  # noqa: E402
 from ray import tune  # noqa: E402

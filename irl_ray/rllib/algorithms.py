@@ -132,6 +132,11 @@ class EpisodePolicyGradient(Algorithm):
             if local is not None:
                 local.set_state(self._policy_state())
 
+    def get_auto_filled_metrics(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """RLlib's, without the whole configuration in every result: params.json has the settings."""
+        filled = super().get_auto_filled_metrics(*args, **kwargs)
+        return {name: value for name, value in filled.items() if name != "config"}
+
     def _policy_state(self) -> dict[str, Any]:
         """What a runner needs to act as the learner's present policy."""
         component = f"{COMPONENT_LEARNER}/{COMPONENT_RL_MODULE}/{DEFAULT_MODULE_ID}"

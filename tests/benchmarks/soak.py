@@ -16,12 +16,13 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
 import psutil
 import ray
+
+from irl_ray.cli.runner import start_ray
 
 EVERY = 10.0  # seconds
 WARM_UP = 0.1  # of the time, in which memory may grow
@@ -32,7 +33,7 @@ def main() -> int:
     options.add_argument("file", help="experiment of InternalRL or RawRL")
     options.add_argument("--hours", type=float, default=1.0)
     options.add_argument("--runners", type=int, default=2)
-    options.add_argument("--cpus", type=float, default=2.0, help="cores that Ray may use")
+    options.add_argument("--cpus", type=int, default=2, help="cores that Ray may use")
     options.add_argument("--out", default="soak.csv", help="where every measurement goes")
     asked = options.parse_args()
     with tempfile.TemporaryDirectory() as folder:
@@ -48,11 +49,12 @@ def main() -> int:
 def watch(asked: argparse.Namespace, folder: Path) -> list[tuple[float, str, float]]:
     """Runs the experiment on a Ray of its own and measures every few seconds: (seconds, what, value)."""
     before = {process.pid for process in psutil.process_iter()}
-    context = ray.init(num_cpus=asked.cpus, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    start_ray(None, num_cpus=asked.cpus)
+    address = ray.get_runtime_context().gcs_address
     share = max(0.1, (asked.cpus - 1) / max(1, asked.runners))
     config = {"num_env_runners": asked.runners, "num_cpus_per_env_runner": share}
     arguments = [sys.executable, "-m", "irl_ray.cli.rllib", "train", "file", asked.file]
-    arguments += ["--ray-address", context.address_info["address"], "--storage-path", str(folder)]
+    arguments += ["--ray-address", address, "--storage-path", str(folder)]
     arguments += ["--stop", json.dumps({"time_total_s": asked.hours * 3600}), "--config", json.dumps(config)]
     rows: list[tuple[float, str, float]] = []
     with open(folder / "log", "w") as log:
@@ -81,16 +83,14 @@ def is_ray(process: psutil.Process) -> bool:
 
 def measure(driver: int, folder: Path) -> list[tuple[str, float]]:
     """Memory and processor time of every process of the run, episodes so far, the object store."""
-    found, seconds, numbers = [], 0.0, defaultdict(int)
-    for process in psutil.process_iter(["pid", "cmdline"]):
+    found, seconds = [], 0.0
+    for process in psutil.Process().children(recursive=True):
         try:
-            name = part(process, driver)
-            if name is None:
-                continue
-            numbers[name] += 1
             times = process.cpu_times()
             seconds += times.user + times.system
-            found.append((f"{name} {numbers[name]}, MB", process.memory_full_info().uss / 2**20))
+            name = part(process, driver)
+            if name is not None:
+                found.append((f"{name} {process.pid}, MB", process.memory_full_info().uss / 2**20))
         except psutil.NoSuchProcess:
             continue
     found += [("processor seconds", seconds), ("object store, MB", object_store())]
@@ -104,7 +104,7 @@ def measure(driver: int, folder: Path) -> list[tuple[str, float]]:
 
 def part(process: psutil.Process, driver: int) -> str | None:
     """What a process is in the run; None if it does not belong to it."""
-    line = " ".join(process.info["cmdline"] or ())
+    line = " ".join(process.cmdline())
     if process.pid == driver:
         return "command"
     names = {"ray::InternalRunner": "env runner", "ray::RawRunner": "env runner", "ray::InternalRL": "algorithm",
@@ -128,7 +128,7 @@ def show(rows: list[tuple[float, str, float]]) -> None:
     print(f"{'':<24}{'at a tenth':>12}{'at the end':>12}{'slope per hour':>24}")
     for what, values in series.items():
         late = values[(values[:, 0] > WARM_UP * end) & (values[:, 0] <= end)]
-        if what.endswith("MB") and len(late) > 2:
+        if what.endswith("MB") and "after" not in what and len(late) > 2:
             slope, error = line_through(late)
             print(f"{what:<24}{late[0, 1]:>12.1f}{late[-1, 1]:>12.1f}{slope:>+16.2f} ± {error:.2f}")
     print(f"{'object store, most MB':<24}{series['object store, MB'][:, 1].max():>12.1f}")
