@@ -13,9 +13,9 @@ An iteration with N env runners (one core each) and B episodes takes
   + N c_sync        the driver hands every runner the new weights
   + bytes / rate    episodes and weights on the wire; weights once per node
 
-S, c_decode and L are measured in this process. c_call is a slope over up to 16 idle actors, which share this
-machine's cores with the driver, and so is too high rather than too low. Assumed: every runner has a core like this
-one; nodes of 32 cores; 1 Gbit/s into the driver's node; nothing else waits. "RLlib's way" is the same with episodes
+S, c_decode and L are measured in this process with the policy as it starts; episodes grow longer as it learns. c_call
+is the driver's processor time, as a slope over up to 16 actors without work. Assumed: every runner has a core like
+this one; the driver has one; nodes of 32 cores; 1 Gbit/s into the driver's node; nothing else waits. "RLlib's way" is the same with episodes
 sent as RLlib's objects, which the driver must rebuild one at a time, and with weights handed out by calls of their
 own, as it was here at first.
 """
@@ -27,8 +27,9 @@ import csv
 import pickle
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -39,8 +40,9 @@ from ray.rllib.utils.actor_manager import FaultTolerantActorManager
 from ray.rllib.utils.metrics.metrics_logger import MetricsLogger
 
 from irl_ray.cli.experiment import built_algorithm_config, read_file
+from irl_ray.internal.sampler import Episodes
 from irl_ray.rllib import trainables
-from irl_ray.rllib.algorithms import EpisodePolicyGradient
+from irl_ray.rllib.algorithms import EpisodePolicyGradient, sample_share
 from irl_ray.rllib.episodes import to_batch, to_rllib
 
 RUNNERS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1000)
@@ -81,26 +83,33 @@ class Parts:
 
 
 class Idle:
-    """An actor that answers at once with what it was given, as an env runner would with its episodes."""
+    """An env runner without work: it answers at once with the episodes and metrics that it was given."""
 
-    def __init__(self, answer: bytes):
-        self.answer = pickle.loads(answer)  # noqa: S301  its own
+    def __init__(self, number: int, answer: bytes):
+        self.worker_index = number
+        self.episodes, self.metrics = pickle.loads(answer)  # noqa: S301  its own
 
     def apply(self, func: Callable, *args: object, **kwargs: object) -> object:
         return func(self, *args, **kwargs)
 
-    def ping(self) -> str:
-        return "pong"
+    def set_state(self, state: dict) -> None:
+        self.state = state
+
+    def sample_indices(self, round_number: int, indices: Sequence[int]) -> Episodes:
+        return self.episodes
+
+    def get_metrics(self) -> object:
+        return self.metrics
 
 
-def timed(function: Callable[[], object], rounds: int = 5) -> float:
+def timed(function: Callable[[], object], rounds: int = 5, clock: Callable[[], float] = time.perf_counter) -> float:
     """Median seconds, after one call to warm up."""
     function()
     times = []
     for _ in range(rounds):
-        started = time.perf_counter()
+        started = clock()
         function()
-        times.append(time.perf_counter() - started)
+        times.append(clock() - started)
     return float(np.median(times))
 
 
@@ -128,9 +137,8 @@ def measure_parts(algorithm: EpisodePolicyGradient, batch: int) -> Parts:
         data = TrainingData(batch=to_batch(episodes, advantages))
         algorithm.learner_group.update(training_data=data, num_epochs=algorithm.config.num_epochs)
 
-    runner.sample_indices(0, range(16))
-    answer = (range(16), runner.sample_indices(0, range(16)), runner.get_metrics())
-    state = runner.get_state()
+    answer = (runner.sample_indices(0, range(16)), runner.get_metrics())
+    state = algorithm._policy_state()
     call, sync = slopes(answer, state)
     return Parts(
         shares, np.array(slowest), np.array(mean), call, decode, decode + rebuild, timed(learn) / len(episodes), sync,
@@ -138,35 +146,35 @@ def measure_parts(algorithm: EpisodePolicyGradient, batch: int) -> Parts:
     )  # fmt: skip
 
 
-def slopes(answer: tuple, state: object) -> tuple[float, float]:
-    """Seconds per runner of asking for episodes, and of handing out weights."""
+def slopes(answer: tuple, state: dict) -> tuple[float, float]:
+    """The driver's processor time per runner of asking for episodes, and of handing out weights."""
     actor = ray.remote(num_cpus=0.01)(Idle)
     counts, calls, syncs = (2, 4, 8, 16), [], []
     for count in counts:
-        actors = [actor.remote(pickle.dumps(answer)) for _ in range(count)]
-        manager = FaultTolerantActorManager(actors)
+        workers = list(range(1, count + 1))
+        actors = [actor.remote(number, pickle.dumps(answer)) for number in workers]
+        manager = FaultTolerantActorManager(actors, init_id=1)
         metrics = MetricsLogger(root=True)
 
-        def ask(manager: FaultTolerantActorManager = manager, metrics: MetricsLogger = metrics) -> None:
+        def ask() -> None:
+            question = partial(sample_share, round_number=0, missing=range(16 * len(workers)), workers=workers)
             policy = {"policy": ray.put(state)}
-            results = manager.foreach_actor(lambda actor, policy: actor.answer, kwargs=policy, timeout_seconds=60)
-            for result in results.ignore_errors():
+            for result in manager.foreach_actor(question, kwargs=policy, timeout_seconds=60).ignore_errors():
                 metrics.aggregate([result.get()[2]], key="env_runners")
 
-        def hand_out(manager: FaultTolerantActorManager = manager) -> None:
-            reference = ray.put(state)
-            manager.foreach_actor(lambda actor, state: None, kwargs={"state": reference}, timeout_seconds=60)
+        def hand_out() -> None:
+            manager.foreach_actor("set_state", kwargs={"state": ray.put(state)}, timeout_seconds=60)
 
-        calls.append(timed(ask, 15))
-        syncs.append(timed(hand_out, 15))
+        calls.append(timed(ask, 25, time.process_time))
+        syncs.append(timed(hand_out, 25, time.process_time))
         for each in actors:
             ray.kill(each)
     return float(np.polyfit(counts, calls, 1)[0]), float(np.polyfit(counts, syncs, 1)[0])
 
 
 def measured_rate(run: str, config: dict, runners: int, seconds: float) -> float:
-    """Episodes per second of real iterations."""
-    config = {**config, "num_env_runners": runners, "num_cpus_per_env_runner": 0.5}
+    """Episodes per second of real iterations, in which the policy stays as it was."""
+    config = {**config, "lr": 0.0, "num_env_runners": runners, "num_cpus_per_env_runner": 0.5}
     algorithm = built_algorithm_config(run, config).build_algo()
     for _ in range(2):
         algorithm.train()
