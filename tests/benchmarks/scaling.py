@@ -7,17 +7,17 @@ writes scaling.csv and scaling.png, and prints the parts and a table. Run it whi
 An iteration with N env runners (one core each) and B episodes takes
 
     S(B / N)        sampling: one runner's time for its share, the slowest of as many tries as were made
-  + N c_call        the driver asks every runner, reads its answer and adds up its metrics
+  + N c_call        the driver asks every runner, weights in hand, reads its answer and adds up its metrics
   + B c_decode      the driver turns what arrived into the learner's batch
   + L(B)            learning, on one core
-  + N c_sync        the driver hands every runner the new weights
   + bytes / rate    episodes and weights on the wire; weights once per node
 
 S, c_decode and L are measured in this process with the policy as it starts; episodes grow longer as it learns. c_call
 is the driver's processor time, as a slope over up to 16 actors without work. Assumed: every runner has a core like
-this one; the driver has one; nodes of 32 cores; 1 Gbit/s into the driver's node; nothing else waits. "RLlib's way" is the same with episodes
-sent as RLlib's objects, which the driver must rebuild one at a time, and with weights handed out by calls of their
-own, as it was here at first.
+this one; the driver has one; nodes of 32 cores; 1 Gbit/s into the driver's node; nothing else waits.
+
+"RLlib's way" is the same with episodes sent as RLlib's objects, which the driver must rebuild one at a time, and with
+weights handed out by calls of their own.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import ray
@@ -156,13 +157,13 @@ def slopes(answer: tuple, state: dict) -> tuple[float, float]:
         manager = FaultTolerantActorManager(actors, init_id=1)
         metrics = MetricsLogger(root=True)
 
-        def ask() -> None:
+        def ask(manager: Any = manager, metrics: Any = metrics, workers: Any = workers) -> None:
             question = partial(sample_share, round_number=0, missing=range(16 * len(workers)), workers=workers)
             policy = {"policy": ray.put(state)}
             for result in manager.foreach_actor(question, kwargs=policy, timeout_seconds=60).ignore_errors():
                 metrics.aggregate([result.get()[2]], key="env_runners")
 
-        def hand_out() -> None:
+        def hand_out(manager: Any = manager) -> None:
             manager.foreach_actor("set_state", kwargs={"state": ray.put(state)}, timeout_seconds=60)
 
         calls.append(timed(ask, 25, time.process_time))
