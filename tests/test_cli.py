@@ -233,7 +233,7 @@ def test_asha_stops_what_falls_behind_and_pauses_on_ctrl_c(monkeypatch):
     )
     decided = []
     for number, score in enumerate((0.8, 0.6, 0.9, 0.1)):
-        trial = SimpleNamespace(trial_id=str(number), status="PENDING")
+        trial = SimpleNamespace(trial_id=str(number), status="PENDING", checkpoint=None)
         scheduler.on_trial_add(None, trial)
         decided.append(scheduler.on_trial_result(None, trial, {"step": 10, "gate_score": score}))
     assert decided == ["CONTINUE", "STOP", "CONTINUE", "STOP"]

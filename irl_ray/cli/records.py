@@ -9,44 +9,63 @@ from pathlib import Path
 from irl_ray.errors import UserError
 
 KEPT = "records.tar"
+RECORDS = ("tuner.pkl", "experiment_state-*.json", "basic-variant-state-*.json", "*/params.json", "*/result.json")
 
 
-def keep_records(staging: Path, folder: str) -> None:
+def keep_records(staging: Path, folder: str) -> bool:
     """Packs Tune's state and results into one file of the experiment's folder, whole at any moment.
 
     Tune itself overwrites them one by one in place there, which a full disk or a kill cuts short.
+
+    Args:
+        staging: where Tune writes first; what it has from before it was carried on is in the folder alone.
+        folder: of the experiment.
+
+    Returns:
+        Whether the folder has Tune's present state.
     """
-    if not Path(folder).is_dir():  # object storage shows a file when it is whole
-        return
-    fresh = Path(folder) / f"{KEPT}.new"
+    place = Path(folder)
+    if not place.is_dir():  # object storage shows a file when it is whole
+        return True
+    fresh, staged = place / f"{KEPT}.new", sorted(path for path in staging.rglob("*") if path.is_file())
+    packed = {path.relative_to(staging): path for path in staged}
+    older = {path.relative_to(place): path for path in _records(place) if _is_complete(path)}
     try:
-        with tarfile.open(fresh, "w") as packed:
-            packed.add(staging, ".")
+        with tarfile.open(fresh, "w") as archive:
+            for name, path in {**older, **packed}.items():
+                archive.add(path, str(name))
     except OSError:
         fresh.unlink(missing_ok=True)
-    else:
-        fresh.replace(fresh.with_name(KEPT))
+        return False
+    fresh.replace(place / KEPT)
+    return True
 
 
 def mend_records(folder: str) -> None:
-    """Unpacks the kept records if a state or result file was cut off.
+    """Puts the kept records in place if a state or result file was cut off.
 
     Raises:
-        UserError: if none were kept.
+        UserError: if none was kept of a file that was cut off.
     """
-    patterns = ("experiment_state-*.json", "basic-variant-state-*.json", "*/params.json", "*/result.json")
-    records = [path for pattern in patterns for path in sorted(Path(folder).glob(pattern))]
-    cut = [path for path in records if not _is_complete(path)]
+    place = Path(folder.removeprefix("file://"))
+    cut = [path for path in _records(place) if not _is_complete(path)]
     if not cut:
         return
-    kept = Path(folder) / KEPT
-    if not kept.is_file():
-        raise UserError(f"{cut[0]}: cut off (a full disk?), and no copy of it was kept; start the run anew")
-    for path in cut:
-        path.unlink()
-    with tarfile.open(kept) as packed:
-        packed.extractall(folder, filter="data")
+    kept: set[Path] = set()
+    if (place / KEPT).is_file():
+        with tarfile.open(place / KEPT) as archive:
+            archive.extractall(place, filter="data")
+            kept = {place / name for name in archive.getnames()}
+    for path in set(cut) - kept:
+        if path.name == "result.json":  # what was cut off is lost, and was not in a checkpoint either
+            path.write_bytes(b"".join(line for line in path.read_bytes().splitlines(True) if _is_json(line)))
+        else:
+            raise UserError(f"{path}: cut off (a full disk?), and no copy of it was kept; start the run anew")
     print(f"{cut[0]}: cut off (a full disk?); going on from the records kept at the last checkpoint")
+
+
+def _records(place: Path) -> list[Path]:
+    return [path for pattern in RECORDS for path in sorted(place.glob(pattern))]
 
 
 def _is_complete(path: Path) -> bool:
@@ -54,7 +73,14 @@ def _is_complete(path: Path) -> bool:
     content = path.read_bytes()
     if content.startswith(b"\x80"):
         return content.endswith(b".")  # a pickle's last byte; nothing is unpickled here
+    if path.name == "result.json":
+        return content.endswith(b"\n") and all(map(_is_json, content.splitlines()))
+    return _is_json(content)
+
+
+def _is_json(content: bytes) -> bool:
     try:
-        return bool(content) and all(map(json.loads, content.splitlines() if path.name == "result.json" else [content]))
+        json.loads(content)
     except ValueError:
         return False
+    return True

@@ -58,9 +58,11 @@ class _Safe:
     """
 
     _saved: Mapping[str, str] = {}  # newest checkpoint of each trial that Tune's state on disk knows
+    _not_before = 0.0  # so that saving takes a twentieth of the time at most, in sweeps of many trials
 
     def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
-        forget_broken_checkpoints(trial)
+        if trial.checkpoint and not trial.is_finished():
+            forget_broken_checkpoints(trial)
         super().on_trial_add(tune_controller, trial)
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
@@ -69,21 +71,29 @@ class _Safe:
         return super().on_trial_result(tune_controller, trial, result)
 
     def choose_trial_to_run(self, tune_controller: Any) -> Any:
-        saved = {trial.trial_id: trial.checkpoint.path for trial in tune_controller.get_trials() if trial.checkpoint}
-        if saved != self._saved:
+        saved = {trial.trial_id: _newest_checkpoint(trial) for trial in tune_controller.get_trials()}
+        started = time.monotonic()
+        if saved != self._saved and started >= self._not_before:
             tune_controller.checkpoint(force=True, wait=True)
-            keep_records(Path(tune_controller.experiment_state_path).parent, tune_controller.experiment_path)
-            self._saved = saved
+            staging = Path(tune_controller.experiment_state_path).parent
+            if keep_records(staging, tune_controller.experiment_path):
+                self._saved = saved
+            self._not_before = time.monotonic() + 19 * (time.monotonic() - started)
         if Interrupt.requested:
             return None
         return super().choose_trial_to_run(tune_controller)
 
 
-class SafeScheduler(_Safe, FIFOScheduler):
+def _newest_checkpoint(trial: Any) -> str | None:
+    """Tune's own, or that of the trial's workers."""
+    return trial.checkpoint.path if trial.checkpoint else (trial.last_result or {}).get("checkpoint_path")
+
+
+class PausingScheduler(_Safe, FIFOScheduler):
     """Runs trials in order."""
 
 
-class SafeASHA(_Safe, AsyncHyperBandScheduler):
+class PausingASHA(_Safe, AsyncHyperBandScheduler):
     """Asynchronous successive halving: trials that fall behind are stopped early."""
 
 
@@ -112,9 +122,9 @@ def scheduler_of(experiment: Experiment) -> TrialScheduler:
     carried on compares with what is reported from then on.
     """
     if experiment.scheduler == "fifo":
-        return SafeScheduler()
+        return PausingScheduler()
     counted = "step" if experiment.run in trainables.PHASES else "training_iteration"
-    return SafeASHA(**{"mode": "max", "time_attr": counted, **experiment.scheduler_config})
+    return PausingASHA(**{"mode": "max", "time_attr": counted, **experiment.scheduler_config})
 
 
 class CheckpointOnInterrupt(Callback):
@@ -316,8 +326,9 @@ def resume(folder: str) -> int:
         raise UserError(f"{folder}: ended before its first trial began; start it anew")
     run_name = _trainable_of(trials[0])
     trainable = trainables.trainable_class(run_name)
-    settings = places.read_text(places.join(folder, trials[0], "params.json"))
-    if run_name in trainables.PHASES and settings and json.loads(settings).get("num_workers", 0) > 1:
+    settings = json.loads(places.read_text(places.join(folder, trials[0], "params.json")) or "{}")
+    begun = WORKERS in places.names_in(places.join(folder, trials[0]))
+    if run_name in trainables.PHASES and (begun or settings.get("num_workers", 0) > 1):
         trainable = parallel_phase(run_name, places.absolute(folder))
     tuner = Tuner.restore(places.absolute(folder), trainable=trainable, resume_errored=True)
     print(f"resuming {folder}", flush=True)
@@ -343,7 +354,8 @@ def _fit(tuner: Tuner, folder: str) -> int:
     try:
         results = tuner.fit()
     except (OSError, EOFError) as error:  # Tune could not write, or not read back, what went wrong
-        print(f"{folder}: {error}. Is its disk full? Once mended: rllib resume {folder}", file=sys.stderr)
+        told = f"{type(error).__name__}: {error}"
+        print(f"{folder}: {told}; if its disk is full, make room. Then: rllib resume {folder}", file=sys.stderr)
         return 1
     finally:
         signal.signal(signal.SIGINT, interrupt)

@@ -50,7 +50,7 @@ class Episode:
     legs: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Episodes(Sequence[Episode]):
     """N complete episodes in a few arrays, so that a thousand cost no more to send than one.
 

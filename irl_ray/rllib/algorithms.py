@@ -13,6 +13,7 @@ Expect:      the README's table of results.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -38,7 +39,7 @@ from irl_ray.internal.sampler import Episodes
 from irl_ray.models import weights
 from irl_ray.rllib.checkpoints import seal
 from irl_ray.rllib.env_runner import EpisodeRunner, InternalRunner, RawRunner
-from irl_ray.rllib.episodes import episode_advantages, to_batch
+from irl_ray.rllib.episodes import episode_advantages, log_episodes, to_batch
 from irl_ray.rllib.learner import EpisodePolicyGradientLearner
 from irl_ray.rllib.modules import BasePolicyModule, CodePolicyModule
 
@@ -102,11 +103,15 @@ class EpisodePolicyGradientConfig(AlgorithmConfig):
 
     def validate(self) -> None:
         super().validate()
-        if self.train_batch_episodes < 2:
+        if self.train_batch_episodes < max(2, self.num_learners):
             raise UserError(
                 f"config.train_batch_episodes={self.train_batch_episodes}: advantages are relative to "
-                "the batch, which needs at least 2 episodes"
+                "the batch, which needs at least 2 episodes, and one for every learner"
             )
+        for key in ("time_s", "train_timesteps", "sample_timesteps"):
+            name = f"min_{key}_per_iteration"
+            if getattr(self, name):
+                raise UserError(f"config.{name}: leave it out; an iteration is one update on train_batch_episodes")
 
     def get_default_learner_class(self) -> type:
         return EpisodePolicyGradientLearner
@@ -116,8 +121,10 @@ class EpisodePolicyGradient(Algorithm):
     """Sample complete episodes, compare their returns, take a few clipped steps, sync."""
 
     def training_step(self) -> None:
+        started = time.perf_counter()
         with self.metrics.log_time((TIMERS, ENV_RUNNER_SAMPLING_TIMER)):
             episodes = self._sample(self.config.train_batch_episodes)
+        log_episodes(self.metrics, episodes, time.perf_counter() - started, (ENV_RUNNER_RESULTS,))
         with self.metrics.log_time((TIMERS, BATCH_TIMER)):
             advantages = episode_advantages(episodes.reward)
             shards = max(1, self.config.num_learners)
@@ -152,45 +159,52 @@ class EpisodePolicyGradient(Algorithm):
         Raises:
             UserError: if no runner answers in time.
         """
-        group, found, parts = self.env_runner_group, [], []
+        group = self.env_runner_group
+        if group.num_remote_workers() == 0:
+            return group.local_env_runner.sample_indices(self.iteration, range(count))
         missing: Sequence[int] = range(count)
-        kwargs = {"policy": ray.put(self._policy_state())} if group.num_remote_workers() else None
+        found, parts, silent = [], [], set()
+        kwargs = {"policy": ray.put(self._policy_state())}
         while len(missing):
-            remote = group.healthy_worker_ids()[: len(missing)]
-            if group.num_remote_workers() and not remote:
-                raise RuntimeError("no env runner is alive; see the errors above")
-            answers = group.foreach_env_runner(
-                partial(sample_share, round_number=self.iteration, missing=missing, workers=remote or [0]),
-                kwargs=kwargs,
-                local_env_runner=not remote,
-                remote_worker_ids=remote,
-                timeout_seconds=self.config.sample_timeout_s,
-            )
-            if not answers and group.healthy_worker_ids():
+            asked = [worker for worker in self._alive() if worker not in silent][: len(missing)]
+            if not asked:
                 raise UserError(
                     f"no env runner had its episodes within config.sample_timeout_s={self.config.sample_timeout_s:g}: "
                     "raise it, lower train_batch_episodes, or ask for more num_env_runners"
                 )
-            for indices, episodes, metrics in answers:
+            answers = group.foreach_env_runner(
+                partial(sample_share, round_number=self.iteration, missing=missing, workers=asked),
+                kwargs=kwargs,
+                local_env_runner=False,
+                remote_worker_ids=asked,
+                timeout_seconds=self.config.sample_timeout_s,
+            )
+            for _, indices, episodes in answers:
                 found.extend(indices)
                 parts.append(episodes)
-                self.metrics.aggregate([metrics], key=ENV_RUNNER_RESULTS)
+            answered = {worker for worker, *_ in answers}
+            silent.update(w for w in asked if w not in answered and w in group.healthy_worker_ids())
             missing = sorted(set(range(count)).difference(found))
         return Episodes.joined(parts).select(np.argsort(found))
 
+    def _alive(self) -> list[int]:
+        """Healthy runners; waits for dead ones to come back if there are none."""
+        group, deadline = self.env_runner_group, time.monotonic() + self.config.env_runner_restore_timeout_s
+        while not group.healthy_worker_ids() and time.monotonic() < deadline:
+            time.sleep(1)
+            self.restore_env_runners(group)
+        if not group.healthy_worker_ids():
+            raise RuntimeError("all env runners are dead, and none came back; see the errors above")
+        return group.healthy_worker_ids()
+
 
 def sample_share(
-    runner: EpisodeRunner,
-    round_number: int,
-    missing: Sequence[int],
-    workers: list[int],
-    policy: dict[str, Any] | None = None,
-) -> tuple[Sequence[int], Episodes, Any]:
-    """A runner's share of the missing indices, their episodes under a policy (the one it has), and its metrics."""
-    if policy is not None:
-        runner.set_state(policy)
-    indices = missing[workers.index(runner.worker_index or 0) :: len(workers)]
-    return indices, runner.sample_indices(round_number, indices), runner.get_metrics()
+    runner: EpisodeRunner, round_number: int, missing: Sequence[int], workers: list[int], policy: dict[str, Any]
+) -> tuple[int, Sequence[int], Episodes]:
+    """A runner's number, its share of the missing indices, and their episodes under a policy."""
+    runner.set_state(policy)
+    indices = missing[workers.index(runner.worker_index) :: len(workers)]
+    return runner.worker_index, indices, runner.sample_indices(round_number, indices)
 
 
 class InternalRLConfig(EpisodePolicyGradientConfig):

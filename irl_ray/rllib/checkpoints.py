@@ -18,12 +18,12 @@ def seal(folder: str | Path) -> None:
 
 
 def is_whole(checkpoint: Checkpoint) -> bool:
-    """Whether a sealed checkpoint holds every file at its full size."""
+    """Whether a checkpoint holds every file at its full size; one that is not sealed is older than seals."""
     files, folder = checkpoint.filesystem, checkpoint.path
     infos = files.get_file_info(fs.FileSelector(folder, recursive=True, allow_not_found=True))
     sizes = {PurePosixPath(info.path).relative_to(folder).as_posix(): info.size for info in infos if info.is_file}
     if SEAL not in sizes:
-        return False
+        return bool(sizes)
     with files.open_input_stream(f"{folder}/{SEAL}") as stream:
         try:
             told = json.loads(stream.read())

@@ -9,14 +9,13 @@ from typing import Any
 import torch
 from ray.rllib.env.single_agent_env_runner import SingleAgentEnvRunner
 from ray.rllib.env.single_agent_episode import SingleAgentEpisode
-from ray.rllib.utils.metrics import NUM_ENV_STEPS_SAMPLED_LIFETIME, NUM_EPISODES, NUM_EPISODES_LIFETIME
 
 from irl_ray.envs.vector import PinpadVectorEnv
 from irl_ray.envs.worlds import vector_env, world_spec
 from irl_ray.internal.internal_env import InternalVectorEnv, check_world
 from irl_ray.internal.sampler import Episodes, sample_code_episodes, sample_raw_episodes
 from irl_ray.models import weights
-from irl_ray.rllib.episodes import to_rllib
+from irl_ray.rllib.episodes import log_episodes, to_rllib
 from irl_ray.seeding import seed_sequence
 
 
@@ -26,7 +25,7 @@ def episode_seed(seed: int, purpose: str, round_number: int, index: int) -> int:
 
 
 class EpisodeRunner(SingleAgentEnvRunner):
-    """Base of the two runners: seeds, metrics and RLlib's `sample` interface."""
+    """Base of the two runners: seeds, and RLlib's `sample` interface with its metrics."""
 
     def make_env(self) -> None:
         """Loads the frozen weights (by path, once per process) and opens the environment's spaces."""
@@ -49,16 +48,13 @@ class EpisodeRunner(SingleAgentEnvRunner):
         self, round_number: int, indices: Sequence[int], explore: bool = True, purpose: str = "train"
     ) -> Episodes:
         """The episodes with these indices of a round, `num_envs_per_env_runner` at a time."""
-        started = time.perf_counter()
         self.module.eval()
         parts: list[Episodes] = []
         for first in range(0, len(indices), self.num_envs):
             chosen = indices[first : first + self.num_envs]
             seeds = [episode_seed(self.config.seed or 0, purpose, round_number, i) for i in chosen]
             parts.append(self.run_episodes(seeds, explore))
-        episodes = Episodes.joined(parts)
-        self._log(episodes, time.perf_counter() - started)
-        return episodes
+        return Episodes.joined(parts)
 
     def sample(
         self,
@@ -75,23 +71,10 @@ class EpisodeRunner(SingleAgentEnvRunner):
         offset = (self.worker_index or 0) * 10**6
         purpose = "evaluate" if self.config.in_evaluation else "sample"
         explore = self.config.explore if explore is None else explore
+        started = time.perf_counter()
         episodes = self.sample_indices(self._rounds, range(offset, offset + count), explore, purpose)
+        log_episodes(self.metrics, episodes, time.perf_counter() - started)
         return [to_rllib(episode) for episode in episodes]
-
-    def _log(self, episodes: Episodes, seconds: float) -> None:
-        raw_steps, decisions = int(episodes.raw_steps.sum()), int(episodes.decisions.sum())
-        log, window = self.metrics.log_value, self.config.train_batch_episodes
-        for success, legs, reward in zip(episodes.success, episodes.legs, episodes.reward):
-            log("success_rate", float(success), window=window)
-            log("legs_mean", int(legs), window=window)
-            log("episode_return_mean", float(reward), window=window)
-        log("raw_steps_per_code", raw_steps / max(1, decisions), window=1)
-        log("codes_per_episode", decisions / len(episodes), window=1)
-        log("raw_steps_per_s", raw_steps / seconds, window=1)
-        log(NUM_EPISODES, len(episodes), reduce="sum")
-        log(NUM_EPISODES_LIFETIME, len(episodes), reduce="lifetime_sum")
-        log("num_raw_steps_lifetime", raw_steps, reduce="lifetime_sum")
-        log(NUM_ENV_STEPS_SAMPLED_LIFETIME, decisions, reduce="lifetime_sum")
 
 
 class InternalRunner(EpisodeRunner):

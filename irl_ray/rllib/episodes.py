@@ -7,6 +7,8 @@ from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.rllib.core.columns import Columns
 from ray.rllib.env.single_agent_episode import SingleAgentEpisode
 from ray.rllib.policy.sample_batch import MultiAgentBatch, SampleBatch
+from ray.rllib.utils.metrics import NUM_ENV_STEPS_SAMPLED_LIFETIME, NUM_EPISODES, NUM_EPISODES_LIFETIME
+from ray.rllib.utils.metrics.metrics_logger import MetricsLogger
 
 from irl_ray.internal.sampler import Episode, Episodes
 
@@ -25,6 +27,25 @@ def to_rllib(episode: Episode) -> SingleAgentEpisode:
         extra_model_outputs={Columns.ACTION_LOGP: episode.log_prob},
         len_lookback_buffer=0,
     )
+
+
+def log_episodes(metrics: MetricsLogger, episodes: Episodes, seconds: float, key: tuple[str, ...] = ()) -> None:
+    """What the results tell of a set of episodes that took so many seconds, under a key."""
+    raw_steps, decisions = int(episodes.raw_steps.sum()), int(episodes.decisions.sum())
+    means = {
+        "success_rate": float(episodes.success.mean()),
+        "legs_mean": float(episodes.legs.mean()),
+        "episode_return_mean": float(episodes.reward.mean()),
+        "raw_steps_per_code": raw_steps / max(1, decisions),
+        "codes_per_episode": decisions / len(episodes),
+        "raw_steps_per_s": raw_steps / seconds,
+    }
+    for name, value in means.items():
+        metrics.log_value((*key, name), value, window=1)
+    metrics.log_value((*key, NUM_EPISODES), len(episodes), reduce="sum")
+    counted = {NUM_EPISODES_LIFETIME: len(episodes), "num_raw_steps_lifetime": raw_steps}
+    for name, value in {**counted, NUM_ENV_STEPS_SAMPLED_LIFETIME: decisions}.items():
+        metrics.log_value((*key, name), value, reduce="lifetime_sum")
 
 
 def episode_advantages(returns: np.ndarray) -> np.ndarray:

@@ -10,6 +10,7 @@ first and the last third; the most that the object store held; processes left ov
 from __future__ import annotations
 
 import argparse
+import contextlib
 import csv
 import json
 import subprocess
@@ -71,14 +72,16 @@ def watch(asked: argparse.Namespace, folder: Path) -> list[tuple[float, str, flo
     rows.append((time.monotonic() - started, "object store after, MB", object_store()))
     ray.shutdown()
     time.sleep(5)
-    left = [p for p in psutil.process_iter(["cmdline"]) if p.pid not in before and is_ray(p)]
+    left = [p for p in psutil.process_iter(["cmdline", "status"]) if p.pid not in before and is_left(p)]
     rows.append((time.monotonic() - started, "processes left", len(left)))
     return rows
 
 
-def is_ray(process: psutil.Process) -> bool:
-    line = " ".join(process.info["cmdline"] or ()) or process.name()
-    return "ray" in line or process.status() == psutil.STATUS_ZOMBIE
+def is_left(process: psutil.Process) -> bool:
+    """Whether a process is of Ray, or is dead and not buried."""
+    line = " ".join(process.info["cmdline"] or ())
+    named = any(name in line for name in ("ray::", "/raylet/raylet", "/gcs/gcs_server"))
+    return named or process.info["status"] == psutil.STATUS_ZOMBIE
 
 
 def measure(driver: int, folder: Path) -> list[tuple[str, float]]:
@@ -94,11 +97,10 @@ def measure(driver: int, folder: Path) -> list[tuple[str, float]]:
         except psutil.NoSuchProcess:
             continue
     found += [("processor seconds", seconds), ("object store, MB", object_store())]
-    for results in folder.glob("*/*/progress.csv"):
-        lines = results.read_text().splitlines()
-        column = lines[0].split(",").index("env_runners/num_episodes_lifetime") if lines else None
-        if len(lines) > 1:
-            found.append(("episodes", float(list(csv.reader(lines[-1:]))[0][column])))
+    with contextlib.suppress(ValueError, IndexError):  # it may be in the middle of being written
+        for results in folder.glob("*/*/progress.csv"):
+            head, *_, last = csv.reader(results.read_text().splitlines())
+            found.append(("episodes", float(last[head.index("env_runners/num_episodes_lifetime")])))
     return found
 
 
