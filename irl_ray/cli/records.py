@@ -57,7 +57,7 @@ def mend_records(folder: str) -> None:
             archive.extractall(place, filter="data")
             kept = {place / name for name in archive.getnames()}
     for path in set(cut) - kept:
-        if path.name == "result.json":  # what was cut off is lost, and was not in a checkpoint either
+        if path.name == "result.json":  # no copy: the whole lines are what is left
             path.write_bytes(b"".join(line for line in path.read_bytes().splitlines(True) if _is_json(line)))
         else:
             raise UserError(f"{path}: cut off (a full disk?), and no copy of it was kept; start the run anew")
