@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 GRIDWORLD_ID, ANT_ID, GUIDED_ANT_ID = "irl_ray/GridPinpad-v0", "irl_ray/AntPinpad-v0", "irl_ray/AntPinpadGuided-v0"
 
+_TABLE_A1 = {"grid_size": 7, "num_colours": 8, "num_walls": 4, "horizon": 100, "tasks": "table_a1"}
 GRIDWORLDS: dict[str, dict[str, Any]] = {
     "tiny": {
         "grid_size": 4,
@@ -32,13 +33,8 @@ GRIDWORLDS: dict[str, dict[str, Any]] = {
         "horizon": 60,
         "tasks": "three_pairs",
     },
-    "paper": {
-        "grid_size": 7,
-        "num_colours": 8,
-        "num_walls": 4,
-        "horizon": 100,
-        "tasks": "table_a1",
-    },
+    "medium": _TABLE_A1,  # smaller models than the paper's, in the paper's world
+    "paper": _TABLE_A1,
 }
 _ANT = {"grid_size": 4, "num_colours": 4, "num_walls": 1, "tasks": "table_a2", "colours_per_subgoal": 1}
 ANTS: dict[str, dict[str, Any]] = {
@@ -46,7 +42,9 @@ ANTS: dict[str, dict[str, Any]] = {
     "small": {**_ANT, "horizon": 200, "control": "position", "yaw": "aligned"},
     "paper": {**_ANT, "horizon": 500, "control": "torque", "yaw": "random"},
 }
-POST_TRAINING_TASKS = {"tiny": "post_two_pairs", "small": "post_three_pairs", "paper": "post_a1"}
+POST_TRAINING_TASKS = {
+    "tiny": "post_two_pairs", "small": "post_three_pairs", "medium": "post_a1", "paper": "post_a1",
+}  # fmt: skip
 NUM_PROPRIOCEPTION = 27  # the ant's height, quaternion, joint angles; velocities of torso and joints
 NUM_BODY = NUM_PROPRIOCEPTION + 2  # and the torso's global x and y
 NUM_JOINTS = 8

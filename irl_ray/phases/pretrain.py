@@ -135,6 +135,14 @@ _GRIDWORLD = {
         "post_task": POST_TRAINING_TASKS["small"],
         "control_layers": [0, 1, 2],
     },
+    "medium": {
+        "world": GRIDWORLDS["medium"],
+        "model": {"width": 128, "layers": 6, "heads": 4, "mlp": 256},
+        "optimizer": {"learning_rate": 3e-3, "schedule": "cosine", "warmup_steps": 300},
+        "steps": 24_000,
+        "post_task": POST_TRAINING_TASKS["medium"],
+        "control_layers": [0, 1, 2, 3, 4, 5, 6],
+    },
     "paper": {
         "world": GRIDWORLDS["paper"],
         "model": {
