@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import ray
+from ray import tune
 
-from irl_ray.cli import experiment, progress
+from irl_ray.cli import experiment, progress, runner, scheduling
 from irl_ray.cli.irl_ray import main as irl_ray
 from irl_ray.cli.rllib import main as rllib
 from irl_ray.cli.text import duration
@@ -223,12 +227,8 @@ def test_a_file_of_experiments_runs_in_order_and_is_carried_on(tmp_path):
 
 
 def test_asha_stops_what_falls_behind_and_pauses_on_ctrl_c(monkeypatch):
-    from types import SimpleNamespace
-
-    from irl_ray.cli import runner
-
     settings = {"metric": "gate_score", "max_t": 100, "grace_period": 10, "reduction_factor": 2}
-    scheduler = runner.scheduler_of(
+    scheduler = scheduling.scheduler_of(
         experiment.Experiment("x", "Discover", {}, scheduler="asha", scheduler_config=settings)
     )
     decided = []
@@ -237,8 +237,44 @@ def test_asha_stops_what_falls_behind_and_pauses_on_ctrl_c(monkeypatch):
         scheduler.on_trial_add(None, trial)
         decided.append(scheduler.on_trial_result(None, trial, {"step": 10, "gate_score": score}))
     assert decided == ["CONTINUE", "STOP", "CONTINUE", "STOP"]
-    monkeypatch.setattr(runner.Interrupt, "requested", True)
+    monkeypatch.setattr(scheduling.Interrupt, "requested", True)
     assert scheduler.on_trial_result(None, trial, {"step": 20, "gate_score": 0.9}) == "PAUSE"
+
+
+def test_answers_of_a_trial_are_let_go_of(tmp_path, monkeypatch):
+    """Tune's process stays as large as it is, however many results there are."""
+
+    class Counts(tune.Trainable):
+        def step(self) -> dict:
+            return {}
+
+        def save_checkpoint(self, folder: str) -> None:
+            pass
+
+    held, let_go = [], scheduling._let_go_of_answers
+
+    def counted(manager) -> None:
+        let_go(manager)
+        held.append(sum(map(len, manager._tracked_actors_to_task_futures.values())))
+
+    monkeypatch.setattr(scheduling, "_let_go_of_answers", counted)
+    runner.start_ray(None, num_cpus=1)
+    settings = tune.TuneConfig(scheduler=scheduling.PausingScheduler())
+    told = tune.RunConfig(storage_path=str(tmp_path), stop={"training_iteration": 40}, verbose=0)
+    assert not tune.Tuner(Counts, tune_config=settings, run_config=told).fit().errors
+    ray.shutdown()
+    assert len(held) > 40 and max(held) <= 2
+
+
+@pytest.mark.parametrize(
+    "error", [pickle.UnpicklingError("pickle data was truncated"), OSError("disk full"), EOFError()]
+)
+def test_what_tune_cannot_read_back_costs_a_line(error, capsys):
+    def fit() -> None:
+        raise error
+
+    assert runner._fit(SimpleNamespace(fit=fit), "results/x") == 1
+    assert "rllib resume results/x" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -70,19 +70,23 @@ def test_two_learners_see_whole_episodes(tiny_weights):
 
 
 def test_evaluation_workers_measure_without_touching_the_run(tiny_weights):
-    runs = []
-    for evaluated in (False, True):
+    runs, evaluations = [], []
+    for workers in (None, 0, 2):
         config = internal(tiny_weights)
-        if evaluated:
-            config.evaluation(evaluation_interval=2, evaluation_num_env_runners=1, evaluation_duration=20)
+        if workers is not None:
+            config.evaluation(evaluation_interval=2, evaluation_num_env_runners=workers, evaluation_duration=21)
         algorithm = config.build_algo()
         results = [algorithm.train() for _ in range(4)]
         runs.append([r["env_runners"]["num_raw_steps_lifetime"] for r in results])
+        evaluations.append([results[i].get("evaluation", {}).get("env_runners", {}) for i in (1, 3)])
         algorithm.stop()
-    assert runs[0] == runs[1]
-    found = [r.get("evaluation", {}).get("env_runners") for r in results]
-    assert 0 <= found[1]["success_rate"] <= 1 and found[1]["num_episodes"] == 20
-    assert found[1]["num_raw_steps_lifetime"] not in runs[0]  # episodes of its own
+    assert runs[0] == runs[1] == runs[2]
+    for one, spread in zip(*evaluations[1:]):  # shares of 11 and 10 episodes: the mean is that of all
+        assert one["num_episodes"] == spread["num_episodes"] == 21
+        for name in ("num_raw_steps_lifetime", "success_rate", "legs_mean", "codes_per_episode"):
+            assert one[name] == pytest.approx(spread[name]), name
+        assert one["num_raw_steps_lifetime"] not in runs[0]  # episodes of its own
+    assert evaluations[1][0]["legs_mean"] != evaluations[1][1]["legs_mean"]  # fresh ones each time
 
 
 def test_runners_are_sent_the_name_of_the_weights(tiny_weights):
@@ -117,8 +121,8 @@ def test_runners_that_are_too_slow_are_told_of(tiny_weights):
 
 def test_first_pass_ratio_is_one_and_later_rounds_differ(tiny_weights):
     algorithm = internal(tiny_weights).build_algo()
-    first, second = (algorithm.env_runner.sample_indices(r, range(12)) for r in (0, 1))
-    again = algorithm.env_runner.sample_indices(0, range(12))
+    first, second = (algorithm.env_runner.sample_indices(r, range(12), "train") for r in (0, 1))
+    again = algorithm.env_runner.sample_indices(0, range(12), "train")
     batch = to_batch(first, np.ones(12))["default_policy"]
     module = algorithm.get_module()
     with torch.no_grad():
@@ -237,7 +241,7 @@ def test_raw_policy_in_length_groups_equals_the_padded_policy(tiny_weights):
         .debugging(seed=3, log_level="ERROR")
     ).build_algo()
     module = algorithm.get_module()
-    episodes = algorithm.env_runner.sample_indices(0, range(24))
+    episodes = algorithm.env_runner.sample_indices(0, range(24), "train")
     batch = to_batch(episodes, np.zeros(24))["default_policy"]
     tensors = {key: torch.as_tensor(batch[key]) for key in ("obs", "loss_mask")}
     mask = tensors["loss_mask"]

@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # the old output lets us print our own table
@@ -20,8 +21,7 @@ os.environ.setdefault("RAY_task_events_report_interval_ms", "0")  # a history of
 import ray  # noqa: E402
 from ray import tune  # noqa: E402
 from ray._private.state import state as ray_state  # noqa: E402  as Ray Train reads what may come
-from ray.tune import Callback, CheckpointConfig, FailureConfig, RunConfig, TuneConfig, Tuner  # noqa: E402
-from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, TrialScheduler  # noqa: E402
+from ray.tune import CheckpointConfig, FailureConfig, RunConfig, TuneConfig, Tuner  # noqa: E402
 from ray.tune.search.basic_variant import BasicVariantGenerator  # noqa: E402
 
 from irl_ray import places  # noqa: E402
@@ -33,122 +33,14 @@ from irl_ray.cli.experiment import (  # noqa: E402
     variants,
     with_results,
 )
-from irl_ray.cli.records import keep_records, mend_records  # noqa: E402
+from irl_ray.cli.records import mend_records  # noqa: E402
+from irl_ray.cli.scheduling import CheckpointOnInterrupt, Interrupt, scheduler_of  # noqa: E402
 from irl_ray.cli.text import INTERRUPTED  # noqa: E402
 from irl_ray.errors import UserError  # noqa: E402
 from irl_ray.rllib import trainables  # noqa: E402
-from irl_ray.rllib.checkpoints import is_whole  # noqa: E402
 from irl_ray.rllib.parallel import WORKERS, parallel_phase  # noqa: E402
 
 LOSSES = 3  # of a machine or a learner, that one trial may outlive
-
-
-class Interrupt:
-    """What Ctrl-C asked for. Process-wide, since a signal is."""
-
-    requested = False
-
-
-class _Safe:
-    """What every scheduler does so that nothing is lost.
-
-    After Ctrl-C it pauses each trial at its next result, which checkpoints it; paused trials are unfinished to
-    Tune, so `rllib resume` carries them on. After every checkpoint Tune's own state is saved, which it would do every
-    ten seconds only. A checkpoint that is not whole is forgotten when a trial is carried on.
-    """
-
-    _saved: Mapping[str, str] = {}  # newest checkpoint of each trial that Tune's state on disk knows
-    _not_before = 0.0  # so that saving takes a twentieth of the time at most, in sweeps of many trials
-
-    def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
-        if trial.checkpoint and not trial.is_finished():
-            forget_broken_checkpoints(trial)
-        super().on_trial_add(tune_controller, trial)
-
-    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
-        if Interrupt.requested:
-            return TrialScheduler.PAUSE
-        return super().on_trial_result(tune_controller, trial, result)
-
-    def choose_trial_to_run(self, tune_controller: Any) -> Any:
-        saved = {trial.trial_id: _newest_checkpoint(trial) for trial in tune_controller.get_trials()}
-        started = time.monotonic()
-        if saved != self._saved and started >= self._not_before:
-            tune_controller.checkpoint(force=True, wait=True)
-            staging = Path(tune_controller.experiment_state_path).parent
-            if keep_records(staging, tune_controller.experiment_path):
-                self._saved = saved
-            self._not_before = time.monotonic() + 19 * (time.monotonic() - started)
-        if Interrupt.requested:
-            return None
-        return super().choose_trial_to_run(tune_controller)
-
-
-def _newest_checkpoint(trial: Any) -> str | None:
-    """Tune's own, or that of the trial's workers."""
-    return trial.checkpoint.path if trial.checkpoint else (trial.last_result or {}).get("checkpoint_path")
-
-
-class PausingScheduler(_Safe, FIFOScheduler):
-    """Runs trials in order."""
-
-
-class PausingASHA(_Safe, AsyncHyperBandScheduler):
-    """Asynchronous successive halving: trials that fall behind are stopped early."""
-
-
-def forget_broken_checkpoints(trial: Any) -> None:
-    """Leaves a trial of an earlier run its whole checkpoints, and tells of the others."""
-    if _trainable_of(f"{trial.trainable_name}_") not in (*trainables.PHASES, *trainables.OWN_ALGORITHMS):
-        return  # RLlib's own do not tell whether they are whole
-    known = trial.run_metadata.checkpoint_manager
-    results = {r.checkpoint.path: r for r in (*known.best_checkpoint_results, known.latest_checkpoint_result) if r}
-    whole = {path: result for path, result in results.items() if is_whole(result.checkpoint)}
-    if len(whole) == len(results):
-        return
-    left = type(known)(known.checkpoint_config)
-    for result in sorted(whole.values(), key=lambda r: r.metrics.get("training_iteration", 0)):
-        left.register_checkpoint(result)
-    trial.run_metadata.checkpoint_manager = left
-    goes_on = f"goes on from {Path(trial.checkpoint.path).name}" if whole else "starts from its beginning"
-    broken = ", ".join(Path(path).name for path in results if path not in whole)
-    print(f"{trial}: {broken} is not whole (a full disk, or killed while it was written); the trial {goes_on}")
-
-
-def scheduler_of(experiment: Experiment) -> TrialScheduler:
-    """The scheduler that an experiment names.
-
-    ASHA maximises unless told otherwise and counts optimiser steps, or iterations of RL. A search that is
-    carried on compares with what is reported from then on.
-    """
-    if experiment.scheduler == "fifo":
-        return PausingScheduler()
-    counted = "step" if experiment.run in trainables.PHASES else "training_iteration"
-    return PausingASHA(**{"mode": "max", "time_attr": counted, **experiment.scheduler_config})
-
-
-class CheckpointOnInterrupt(Callback):
-    """First Ctrl-C: pause all trials and stop. Second: stop at once."""
-
-    def setup(self, **info: Any) -> None:
-        Interrupt.requested = False
-        self._stop = signal.getsignal(signal.SIGINT)
-        signal.signal(signal.SIGINT, self._handle)
-
-    def _handle(self, number: int, frame: Any) -> None:
-        if Interrupt.requested:
-            self._stop(number, frame)
-            return
-        Interrupt.requested = True
-        print("\nCtrl-C: saving checkpoints at the next results (again: stop at once) ...", flush=True)
-
-    def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
-        busy = any(trial.status == "RUNNING" or trial.is_saving for trial in trials)
-        if Interrupt.requested and not busy and callable(self._stop):
-            self._stop(signal.SIGINT, None)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {}
 
 
 def start_ray(address: str | None, num_cpus: int | None = None, num_gpus: int | None = None) -> None:
@@ -324,7 +216,7 @@ def resume(folder: str) -> int:
     trials = _trials_of(folder)
     if not trials:
         raise UserError(f"{folder}: ended before its first trial began; start it anew")
-    run_name = _trainable_of(trials[0])
+    run_name = trainables.trainable_of(trials[0])
     trainable = trainables.trainable_class(run_name)
     settings = json.loads(places.read_text(places.join(folder, trials[0], "params.json")) or "{}")
     begun = WORKERS in places.names_in(places.join(folder, trials[0]))
@@ -337,23 +229,14 @@ def resume(folder: str) -> int:
 
 def _trials_of(folder: str) -> list[str]:
     """Names of the trials that have begun."""
-    return [name for name in places.names_in(folder) if _trainable_of(name) is not None]
-
-
-def _trainable_of(trial: str) -> str | None:
-    """The trainable whose trial has this name; None if it is no trial's."""
-    for name in trainables.runnable_names():
-        cls = trainables.trainable_class(name) if name in (*trainables.PHASES, *trainables.OWN_ALGORITHMS) else None
-        if trial.startswith(f"{cls.__name__ if cls else name}_"):
-            return name
-    return None
+    return [name for name in places.names_in(folder) if trainables.trainable_of(name) is not None]
 
 
 def _fit(tuner: Tuner, folder: str) -> int:
     interrupt = signal.getsignal(signal.SIGINT)
     try:
         results = tuner.fit()
-    except (OSError, EOFError) as error:  # Tune could not write, or not read back, what went wrong
+    except (OSError, EOFError, UnpicklingError) as error:  # Tune could not write, or not read back, what went wrong
         told = f"{type(error).__name__}: {error}"
         print(f"{folder}: {told}; if its disk is full, make room. Then: rllib resume {folder}", file=sys.stderr)
         return 1

@@ -25,14 +25,17 @@ from ray.rllib.algorithms.algorithm_config import AlgorithmConfig, NotProvided
 from ray.rllib.core import COMPONENT_LEARNER, COMPONENT_RL_MODULE, DEFAULT_MODULE_ID
 from ray.rllib.core.learner.training_data import TrainingData
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
+from ray.rllib.env.env_runner_group import EnvRunnerGroup
 from ray.rllib.utils.metrics import (
     ENV_RUNNER_RESULTS,
     ENV_RUNNER_SAMPLING_TIMER,
+    EVALUATION_RESULTS,
     LEARNER_RESULTS,
     LEARNER_UPDATE_TIMER,
     SYNCH_WORKER_WEIGHTS_TIMER,
     TIMERS,
 )
+from ray.rllib.utils.metrics.metrics_logger import MetricsLogger
 
 from irl_ray.errors import UserError
 from irl_ray.internal.sampler import Episodes
@@ -61,6 +64,8 @@ class EpisodePolicyGradientConfig(AlgorithmConfig):
         self.num_env_runners = 0
         self.num_envs_per_env_runner = 512
         self.sample_timeout_s = 600.0
+        self.evaluation_sample_timeout_s = 600.0
+        self.custom_evaluation_function = EpisodePolicyGradient.evaluated
         self.batch_mode = "complete_episodes"
         self.normalize_actions = False
         self.clip_actions = False
@@ -108,6 +113,13 @@ class EpisodePolicyGradientConfig(AlgorithmConfig):
                 f"config.train_batch_episodes={self.train_batch_episodes}: advantages are relative to "
                 "the batch, which needs at least 2 episodes, and one for every learner"
             )
+        if self.evaluation_interval and (
+            self.evaluation_duration_unit != "episodes" or not isinstance(self.evaluation_duration, int)
+        ):
+            raise UserError(
+                "config.evaluation_duration: expected a number of complete episodes, got "
+                f"{self.evaluation_duration} {self.evaluation_duration_unit}"
+            )
         for key in ("time_s", "train_timesteps", "sample_timesteps"):
             name = f"min_{key}_per_iteration"
             if getattr(self, name):
@@ -123,7 +135,7 @@ class EpisodePolicyGradient(Algorithm):
     def training_step(self) -> None:
         started = time.perf_counter()
         with self.metrics.log_time((TIMERS, ENV_RUNNER_SAMPLING_TIMER)):
-            episodes = self._sample(self.config.train_batch_episodes)
+            episodes = self._sample(self.config.train_batch_episodes, self.env_runner_group, "train")
         log_episodes(self.metrics, episodes, time.perf_counter() - started, (ENV_RUNNER_RESULTS,))
         with self.metrics.log_time((TIMERS, BATCH_TIMER)):
             advantages = episode_advantages(episodes.reward)
@@ -150,34 +162,39 @@ class EpisodePolicyGradient(Algorithm):
         state = self.learner_group.get_state(components=[component], inference_only=True)[COMPONENT_LEARNER]
         return {COMPONENT_RL_MODULE: state[COMPONENT_RL_MODULE]}
 
-    def _sample(self, count: int) -> Episodes:
-        """Episodes 0..count-1 of this round, in order, over all healthy runners.
+    def _sample(self, count: int, group: EnvRunnerGroup, purpose: str) -> Episodes:
+        """Episodes 0..count-1 of this round, in order, over all healthy runners of a group.
 
         What a failed runner owed is asked of the others; an index is never used twice. The policy travels with
         the question, so that no runner ever acts with an older one.
 
+        Args:
+            count: how many.
+            group: the runners.
+            purpose: "train" or "evaluate", whose episodes are never the same.
+
         Raises:
             UserError: if no runner answers in time.
         """
-        group = self.env_runner_group
         if group.num_remote_workers() == 0:
-            return group.local_env_runner.sample_indices(self.iteration, range(count))
+            return group.local_env_runner.sample_indices(self.iteration, range(count), purpose)
+        timeout = "sample_timeout_s" if purpose == "train" else "evaluation_sample_timeout_s"
         missing: Sequence[int] = range(count)
         found, parts, silent = [], [], set()
         kwargs = {"policy": ray.put(self._policy_state())}
         while len(missing):
-            asked = [worker for worker in self._alive() if worker not in silent][: len(missing)]
+            asked = [worker for worker in self._alive(group) if worker not in silent][: len(missing)]
             if not asked:
                 raise UserError(
-                    f"no env runner had its episodes within config.sample_timeout_s={self.config.sample_timeout_s:g}: "
-                    "raise it, lower train_batch_episodes, or ask for more num_env_runners"
+                    f"no env runner had its episodes within config.{timeout}={getattr(self.config, timeout):g}: "
+                    "raise it, ask for fewer episodes, or for more runners"
                 )
             answers = group.foreach_env_runner(
-                partial(sample_share, round_number=self.iteration, missing=missing, workers=asked),
+                partial(sample_share, purpose=purpose, round_number=self.iteration, missing=missing, workers=asked),
                 kwargs=kwargs,
                 local_env_runner=False,
                 remote_worker_ids=asked,
-                timeout_seconds=self.config.sample_timeout_s,
+                timeout_seconds=getattr(self.config, timeout),
             )
             for _, indices, episodes in answers:
                 found.extend(indices)
@@ -187,9 +204,9 @@ class EpisodePolicyGradient(Algorithm):
             missing = sorted(set(range(count)).difference(found))
         return Episodes.joined(parts).select(np.argsort(found))
 
-    def _alive(self) -> list[int]:
-        """Healthy runners; waits for dead ones to come back if there are none."""
-        group, deadline = self.env_runner_group, time.monotonic() + self.config.env_runner_restore_timeout_s
+    def _alive(self, group: EnvRunnerGroup) -> list[int]:
+        """Healthy runners of a group; waits for dead ones to come back if there are none."""
+        deadline = time.monotonic() + self.config.env_runner_restore_timeout_s
         while not group.healthy_worker_ids() and time.monotonic() < deadline:
             time.sleep(1)
             self.restore_env_runners(group)
@@ -197,14 +214,29 @@ class EpisodePolicyGradient(Algorithm):
             raise RuntimeError("all env runners are dead, and none came back; see the errors above")
         return group.healthy_worker_ids()
 
+    def evaluated(self, runners: EnvRunnerGroup | None) -> tuple[dict[str, Any], int, int]:
+        """RLlib's evaluation function: logs `evaluation_duration` episodes, the same ones for any number of workers."""
+        started = time.perf_counter()
+        episodes = self._sample(self.config.evaluation_duration, runners or self.env_runner_group, "evaluate")
+        found = MetricsLogger(root=False)  # RLlib looks for what was merged
+        log_episodes(found, episodes, time.perf_counter() - started)
+        self.metrics.aggregate([found.reduce()], key=(EVALUATION_RESULTS, ENV_RUNNER_RESULTS))
+        decisions = int(episodes.decisions.sum())
+        return {}, decisions, decisions
+
 
 def sample_share(
-    runner: EpisodeRunner, round_number: int, missing: Sequence[int], workers: list[int], policy: dict[str, Any]
+    runner: EpisodeRunner,
+    purpose: str,
+    round_number: int,
+    missing: Sequence[int],
+    workers: list[int],
+    policy: dict[str, Any],
 ) -> tuple[int, Sequence[int], Episodes]:
     """A runner's number, its share of the missing indices, and their episodes under a policy."""
     runner.set_state(policy)
     indices = missing[workers.index(runner.worker_index) :: len(workers)]
-    return runner.worker_index, indices, runner.sample_indices(round_number, indices)
+    return runner.worker_index, indices, runner.sample_indices(round_number, indices, purpose)
 
 
 class InternalRLConfig(EpisodePolicyGradientConfig):

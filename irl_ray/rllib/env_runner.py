@@ -45,9 +45,10 @@ class EpisodeRunner(SingleAgentEnvRunner):
         raise NotImplementedError
 
     def sample_indices(
-        self, round_number: int, indices: Sequence[int], explore: bool = True, purpose: str = "train"
+        self, round_number: int, indices: Sequence[int], purpose: str, explore: bool | None = None
     ) -> Episodes:
         """The episodes with these indices of a round, `num_envs_per_env_runner` at a time."""
+        explore = self.config.explore if explore is None else explore
         self.module.eval()
         parts: list[Episodes] = []
         for first in range(0, len(indices), self.num_envs):
@@ -65,14 +66,12 @@ class EpisodeRunner(SingleAgentEnvRunner):
         random_actions: bool = False,
         force_reset: bool = False,
     ) -> list[SingleAgentEpisode]:
-        """RLlib's interface: a fresh round of complete episodes (used by evaluation)."""
+        """RLlib's interface: a fresh round of complete episodes."""
         self._rounds += 1
         count = num_episodes or self.num_envs
         offset = (self.worker_index or 0) * 10**6
-        purpose = "evaluate" if self.config.in_evaluation else "sample"
-        explore = self.config.explore if explore is None else explore
         started = time.perf_counter()
-        episodes = self.sample_indices(self._rounds, range(offset, offset + count), explore, purpose)
+        episodes = self.sample_indices(self._rounds, range(offset, offset + count), "sample", explore)
         log_episodes(self.metrics, episodes, time.perf_counter() - started)
         return [to_rllib(episode) for episode in episodes]
 

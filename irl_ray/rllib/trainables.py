@@ -116,3 +116,12 @@ def register_everything() -> None:
         tune.register_trainable(name, cls)
     for name in (GRIDWORLD_ID, ANT_ID, GUIDED_ANT_ID):
         tune.register_env(name, partial(_open, name))
+
+
+def trainable_of(trial: str) -> str | None:
+    """The trainable whose trial has this name; None if it is no trial's."""
+    for name in runnable_names():
+        cls = trainable_class(name) if name in (*PHASES, *OWN_ALGORITHMS) else None
+        if trial.startswith(f"{cls.__name__ if cls else name}_"):
+            return name
+    return None

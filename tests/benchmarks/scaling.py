@@ -118,11 +118,11 @@ def measure_parts(algorithm: EpisodePolicyGradient, batch: int) -> Parts:
     shares = np.array([*(2**k for k in range(int(np.ceil(np.log2(batch))))), batch])
     mean, slowest = [], []
     for share in shares:
-        runner.sample_indices(0, range(share))
+        runner.sample_indices(0, range(share), "train")
         times = []
         for k in range(max(3, min(TRIES, 2 * batch // share))):
             started = time.perf_counter()
-            episodes = runner.sample_indices(k, range(share))
+            episodes = runner.sample_indices(k, range(share), "train")
             times.append(time.perf_counter() - started)
         mean.append(np.mean(times))
         slowest.append(np.max(times))
@@ -138,7 +138,7 @@ def measure_parts(algorithm: EpisodePolicyGradient, batch: int) -> Parts:
             algorithm._policy_state()
 
     state = algorithm._policy_state()
-    call, sync = slopes(runner.sample_indices(0, range(16)), state)
+    call, sync = slopes(runner.sample_indices(0, range(16), "train"), state)
     return Parts(
         shares, np.array(slowest), np.array(mean), call, decode, decode + rebuild, timed(learn) / len(episodes), sync,
         len(sent) / len(episodes), len(pickle.dumps(state)),
