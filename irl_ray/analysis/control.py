@@ -54,21 +54,22 @@ def train_controllers(
     """Fits controllers at `layer` of the frozen base to clean demonstrations (Table A8).
 
     Labels are used: this measures what a perfect metacontroller could do, and trains nothing that
-    is released.
+    is released. They are trained where the base model lies, and returned on the CPU.
     """
-    controllers = SubgoalControllers(base.world.num_subgoals, base.width, rank)
+    device = next(base.parameters()).device
+    controllers = SubgoalControllers(base.world.num_subgoals, base.width, rank).to(device)
     if base.continuous:  # a gait does not survive a large random change of the stream
         controllers.down.data *= 0.1
     optimizer = torch.optim.AdamW(controllers.parameters(), lr=learning_rate, weight_decay=0.03)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     for _, batch in zip(range(steps), batches):
         with torch.enable_grad():
-            loss = imitation_loss(base, layer, controllers, batch)
+            loss = imitation_loss(base, layer, controllers, batch.to(device))
             optimizer.zero_grad()
             loss.backward(inputs=list(controllers.parameters()))
             optimizer.step()
         schedule.step()
-    return controllers.requires_grad_(False)
+    return controllers.requires_grad_(False).cpu()
 
 
 def imitation_loss(
@@ -124,22 +125,26 @@ def clone_with_goal(
     batches: Iterable[Trajectories],
     steps: int,
     learning_rate: float = 4e-3,
+    device: str | torch.device = "cpu",
 ) -> GoalGiven:
-    """Trains a base model that is told the subgoal: where this fails, nothing after it can work."""
-    model = GoalGiven(config, world)
+    """Trains a base model that is told the subgoal: where this fails, nothing after it can work.
+
+    It is trained on `device`, and returned on the CPU.
+    """
+    model = GoalGiven(config, world).to(device)
     stages = (True, False) if model.base.continuous else (False,)  # the ant learns where to go, then how
     for places_only in stages:
         optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=0.03)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
         for _, batch in zip(range(steps), batches):
             with torch.enable_grad():
-                loss = imitation_loss(model.base, 0, model.steer, batch, places_only)
+                loss = imitation_loss(model.base, 0, model.steer, batch.to(device), places_only)
                 optimizer.zero_grad()
                 loss.backward()
                 nn.utils.clip_grad_norm_(model.parameters(), 1.0)
                 optimizer.step()
             schedule.step()
-    return model.eval().requires_grad_(False)
+    return model.eval().requires_grad_(False).cpu()
 
 
 def control_success(

@@ -29,8 +29,8 @@ def linear_probe(features: Tensor, labels: Tensor, group: Tensor, steps: int = 3
     mean, std = features[:, train].mean(1, keepdim=True), features[:, train].std(1, keepdim=True)
     features = (features - mean) / (std + 1e-6)
     classes = int(labels.max()) + 1
-    weight = torch.zeros(len(features), features.shape[-1], classes, requires_grad=True)
-    bias = torch.zeros(len(features), 1, classes, requires_grad=True)
+    weight = features.new_zeros(len(features), features.shape[-1], classes).requires_grad_()
+    bias = features.new_zeros(len(features), 1, classes).requires_grad_()
     optimizer = torch.optim.AdamW([weight, bias], lr=0.05, weight_decay=0.01)
     fit, target = features[:, train], labels[train].expand(len(features), -1)
     with torch.enable_grad():
@@ -124,7 +124,7 @@ def steps_since_start(batch: Trajectories) -> Tensor:
     """int64 [B, T]: steps since the present subgoal's first."""
     part = batch.leg // batch.world.colours_per_subgoal
     first = F.pad(part[:, 1:] != part[:, :-1], (1, 0), value=True)
-    steps = torch.arange(part.shape[1]).expand_as(part)
+    steps = torch.arange(part.shape[1], device=part.device).expand_as(part)
     return steps - torch.where(first, steps, 0).cummax(1).values
 
 

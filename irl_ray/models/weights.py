@@ -238,7 +238,7 @@ def load(name: str | os.PathLike[str], *required: str, device: str | torch.devic
     config = _read_config(folder / "config.json")
     weights = folder / "model.safetensors"
     try:
-        tensors = load_file(weights, device=str(device))
+        tensors = load_file(weights)
     except FileNotFoundError:
         raise UserError(f"{weights}: missing; copy the whole folder or train it again") from None
     except (SafetensorError, OSError) as error:

@@ -110,6 +110,14 @@ class DiscoverConfig(CodesConfig):
             raise UserError("co_training: the teacher needs a frozen base model; set teacher.steps: 0")
 
 
+_TAUGHT = {
+    "optimizer": {"learning_rate": 1e-2, "schedule": "cosine"},
+    "metacontroller": {"layer": 0, "rank": None, "controller_scale": 1.0, "switch": "gumbel"},
+    "teacher": {"steps": 2400, "weigh_after": 600, "code_noise": 0.6},
+    "alpha": 0.1,
+    "steps": 2400,
+    "batch_size": 64,
+}
 _GRIDWORLD = {
     "tiny": {
         "optimizer": {"learning_rate": 5e-3, "schedule": "cosine"},
@@ -122,15 +130,8 @@ _GRIDWORLD = {
         "report_every": 20,
         "post_task": POST_TRAINING_TASKS["tiny"],
     },
-    "small": {
-        "optimizer": {"learning_rate": 1e-2, "schedule": "cosine"},
-        "metacontroller": {"layer": 0, "rank": None, "controller_scale": 1.0, "switch": "gumbel"},
-        "teacher": {"steps": 2400, "weigh_after": 600, "code_noise": 0.6},
-        "alpha": 0.1,
-        "steps": 2400,
-        "batch_size": 64,
-        "post_task": POST_TRAINING_TASKS["small"],
-    },
+    "small": {**_TAUGHT, "post_task": POST_TRAINING_TASKS["small"]},
+    "medium": {**_TAUGHT, "post_task": POST_TRAINING_TASKS["medium"]},
     "paper": {
         "optimizer": {"learning_rate": 1e-3},
         "metacontroller": {"initial_log_std": 0.0, "initial_switch_bias": 0.0},
@@ -335,7 +336,7 @@ class Discover(Phase):
         return residual, base.upper(meta.control(residual, code), meta.layer)
 
     def _normal(self, shape: torch.Size) -> torch.Tensor:
-        return torch.randn(shape, generator=self._noise, device=self._noise.device)
+        return torch.randn(shape, generator=self._noise, device=self.config.device)
 
     def losses(self, batch: Trajectories) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Sums over the steps of this worker's rows: action NLL, KL (nats) and beta."""

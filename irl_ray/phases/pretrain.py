@@ -10,6 +10,7 @@ and, as an option, whenever a cell is entered, the log-likelihood of the one tha
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
@@ -291,8 +292,10 @@ class Pretrain(Phase):
 
         Floors (of actions; for the ant, of directions at arrivals), held-out NLL, cloning with the goal
         given, probes by layer, walks without a task (ant), and ground-truth controllers' success.
+        Environments, and what acts in them, are on the CPU.
         """
-        config, base, result = self.config, self.base.eval().requires_grad_(False).cpu(), {}
+        config, base, result = self.config, self.base.eval().requires_grad_(False), {}
+        acting = copy.deepcopy(base).cpu()
         clean = open_demonstrations(config.world, config.clean_data or config.data, truth=True)
         random = torch.Generator().manual_seed(torch_seed(config.seed, "pretrain", "gates"))
         batch = clean.sample(config.gate_episodes, random)
@@ -300,10 +303,14 @@ class Pretrain(Phase):
             result |= {f"floor/{name}": value for name, value in action_floors(clean, batch).items()}
         if base.continuous:
             result |= {f"floor/{name}": value for name, value in arrival_floors(batch).items()}
+        batch = batch.to(config.device)
+        if base.continuous:
             top = base.upper(base.embed(batch.observation[:, :-1]), 0)[arrivals(batch)]
             direction = batch.directions()[arrivals(batch)]
             result["eval/arrival_nll"] = float(F.cross_entropy(base.direction_logits(base.norm(top)), direction))
-        held_out = batch if config.clean_data is None else self.demonstrations.sample(config.gate_episodes, random)
+        held_out = batch
+        if config.clean_data is not None:
+            held_out = self.demonstrations.sample(config.gate_episodes, random).to(config.device)
         action, _, _ = pretraining_losses(base, held_out)
         result["eval/action_nll"] = float(action / held_out.mask.sum())
         tasks = {"": replace(config.world, tasks=config.post_task), "_training_tasks": config.world}
@@ -312,12 +319,12 @@ class Pretrain(Phase):
             stream = clean.batches(64, config.seed, "pretrain", "goal")
             with torch.random.fork_rng():
                 torch.manual_seed(torch_seed(config.seed, "pretrain", "goal"))
-                given = clone_with_goal(config.model, config.world, stream, config.goal_steps)
+                given = clone_with_goal(config.model, config.world, stream, config.goal_steps, device=config.device)
             for label, world in tasks.items():
                 result[f"goal_given/success{label}"] = control_success(given.base, 0, given.steer, world, **trial)
         result |= subgoal_probe(base, batch)
         if base.continuous:
-            result |= free_walk_gates(base, config.world, **trial)
+            result |= free_walk_gates(acting, config.world, **trial)
         for layer in (config.control_layers or (base.num_layers // 2,)) if config.control_steps else ():
             stream = clean.batches(64, config.seed, "pretrain", "control")
             with torch.random.fork_rng():
@@ -325,7 +332,7 @@ class Pretrain(Phase):
                 controllers = train_controllers(base, layer, stream, config.control_steps, rank=config.control_rank)
             for label, world in tasks.items():
                 result[f"control_success{label}/layer_{layer}"] = control_success(
-                    base, layer, controllers, world, **trial
+                    acting, layer, controllers, world, **trial
                 )
         return result
 
