@@ -89,6 +89,19 @@ def test_evaluation_workers_measure_without_touching_the_run(tiny_weights):
     assert evaluations[1][0]["legs_mean"] != evaluations[1][1]["legs_mean"]  # fresh ones each time
 
 
+def test_evaluation_may_take_mean_codes(tiny_weights):
+    config = internal(tiny_weights).evaluation(evaluation_interval=1, evaluation_duration=4)
+    config.evaluation(evaluation_config={"explore": False})
+    algorithm = config.build_algo()
+    seen = []
+    runner = algorithm.eval_env_runner_group.local_env_runner
+    run = runner.run_episodes
+    runner.run_episodes = lambda seeds, explore: seen.append(explore) or run(seeds, explore)
+    algorithm.train()
+    algorithm.stop()
+    assert seen == [False]
+
+
 def test_runners_are_sent_the_name_of_the_weights(tiny_weights):
     """Each machine reads them from its disk, or copies them there once; no message carries them."""
     config = internal(tiny_weights)
