@@ -6,6 +6,8 @@ import pytest
 import torch
 from hypothesis import settings
 
+from irl_ray.data.collect import walk
+from irl_ray.data.shards import write_manifest, write_shard
 from irl_ray.envs.worlds import ant_spec, gridworld_spec
 from irl_ray.models import weights
 from irl_ray.models.metacontroller import Metacontroller, MetacontrollerConfig
@@ -55,3 +57,18 @@ def make_ant_agent(encoder="relative", seed=0, **meta):
     for part in agent.parts.values():
         part.eval().requires_grad_(False)
     return agent
+
+
+@pytest.fixture(scope="session")
+def ant_weights(tmp_path_factory):
+    """Folder of an untrained agent of the ant."""
+    return weights.save(make_ant_agent(), tmp_path_factory.mktemp("weights") / "ant")
+
+
+@pytest.fixture(scope="session")
+def ant_data(tmp_path_factory):
+    """Folder of a few demonstrations of the released expert."""
+    artefact, folder = weights.load("ant_expert", "expert"), tmp_path_factory.mktemp("data")
+    walks = walk(artefact.expert, artefact.world, range(60), 0, True)
+    write_manifest(folder, artefact.world, [write_shard(folder, 0, walks.demonstrations)], {"ends": {}})
+    return folder

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch.overrides import TorchFunctionMode
 
-CUDA = torch.device("cuda")
+HOME, CUDA = torch.device("cpu"), torch.device("cuda")
 LETS_MEET = {"to", "copy_", "set_", "__set__", "_has_compatible_shallow_copy_type", "as_tensor", "tensor"}
 INDEXED = {"__getitem__", "__setitem__", "index_put_"}  # by indices of the CPU too
 HOME_ONLY = {"numpy", "__array__"}
@@ -29,9 +29,11 @@ class OtherDevice(TorchFunctionMode):
         self.seen = 0  # operations on the other device
 
     def place(self, tensor: torch.Tensor) -> torch.device | None:
-        """Where a tensor would lie; None if it was made out of sight."""
+        """Where a tensor would lie; None if it was made out of sight, as gradients are."""
         held = self._places.get(id(tensor))
-        return held[1] if held and held[0]() is tensor else None
+        if held and held[0]() is tensor:
+            return held[1]
+        return HOME if isinstance(tensor, torch.nn.Parameter) else None
 
     def put(self, tensors: Any, place: torch.device) -> None:
         for tensor in tensors_in(tensors):
@@ -40,32 +42,34 @@ class OtherDevice(TorchFunctionMode):
     def __torch_function__(self, function: Callable, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         kwargs, name = dict(kwargs or {}), getattr(function, "__name__", "")
         if name == "__get__" and getattr(function, "__self__", None) is torch.Tensor.device:
-            return self.place(args[0]) or torch.device("cpu")
+            return self.place(args[0]) or HOME
         if function is torch.device or name == "_parse_to":
             return function(*args, **kwargs)
         if name == "__set__" and isinstance(args[1], torch.Tensor):  # parameter.data = ...
-            self.put(args[0], self.place(args[1]) or torch.device("cpu"))
-        given = list(tensors_in((args, kwargs)))
+            self.put(args[0], self.place(args[1]) or HOME)
+        given = list(tensors_in(args[:1] if name == "__deepcopy__" else (args, kwargs)))
         known = [(tensor, place) for tensor in given if (place := self.place(tensor)) is not None]
-        places = {place for tensor, place in known if tensor.dim()}  # a single number may come from anywhere
+        counts = lambda tensor, place: tensor.dim() or place == CUDA or name in ("stack", "cat")  # noqa: E731
+        places = {place for tensor, place in known if counts(tensor, place)}  # a number may come from the CPU
         asked = [v for v in (*args, *kwargs.values()) if is_device(v)]
         if name in HOME_ONLY and CUDA in places:
             raise RuntimeError(f"{name}: of a tensor on {CUDA}")
-        alone = name in INDEXED and self.place(args[0]) != torch.device("cpu")
-        if len(places) > 1 and name not in LETS_MEET and not alone:
+        if name in INDEXED and self.place(args[0]) == CUDA:
+            places = {self.place(value) for value in tensors_in(args[2:]) if value.dim()} - {None} | {CUDA}
+        if len(places) > 1 and name not in LETS_MEET:
             raise RuntimeError(f"{name}: expected all tensors on one device, found {sorted(map(str, places))}")
         if asked:
             target = torch.device(asked[0])
         elif name in ("cpu", "from_numpy"):
-            target = torch.device("cpu")
+            target = HOME
         elif name == "to" and len(args) > 1 and isinstance(args[1], torch.Tensor):
-            target = self.place(args[1]) or torch.device("cpu")
+            target = self.place(args[1]) or HOME
         elif name in INDEXED or name in ("copy_", "type_as"):
             target = self.place(args[0])
         elif known:
-            target = CUDA if any(place == CUDA for _, place in known) else torch.device("cpu")
+            target = CUDA if any(place == CUDA for _, place in known) else HOME
         else:
-            target = None if given else torch.device("cpu")
+            target = None if given else HOME
         generator = kwargs.get("generator")
         if generator is not None and getattr(generator, "other", False) != (target == CUDA):
             raise RuntimeError(f"{name}: a generator of another device than {target}")

@@ -16,15 +16,12 @@ from irl_ray import load_agent
 from irl_ray.analysis.closed_loop import free_walk_gates
 from irl_ray.cli.irl_ray import main as irl_ray
 from irl_ray.cli.rllib import main as rllib
-from irl_ray.data.collect import walk
-from irl_ray.data.shards import write_manifest, write_shard
 from irl_ray.data.trajectories import Trajectories
 from irl_ray.envs.worlds import ANT_ID, ant_spec, vector_env
 from irl_ray.errors import UserError
 from irl_ray.internal.internal_env import InternalVectorEnv
 from irl_ray.internal.rollout import roll_out
 from irl_ray.internal.sampler import sample_code_episodes, sample_raw_episodes
-from irl_ray.models import weights
 from irl_ray.models.actions import CategoricalActions, GaussianActions
 from irl_ray.models.weights import fingerprint
 from irl_ray.phases.discover import Discover, discover_config
@@ -32,20 +29,6 @@ from irl_ray.phases.hindsight import OutcomeTeacher, TeacherConfig
 from irl_ray.phases.pretrain import Pretrain, pretrain_config, pretraining_losses
 
 WORLD = ant_spec({"preset": "small", "horizon": 12, "tasks": "post_a2"})
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    """A few demonstrations of the released expert."""
-    artefact, folder = weights.load("ant_expert", "expert"), tmp_path_factory.mktemp("data")
-    walks = walk(artefact.expert, artefact.world, range(60), 0, True)
-    write_manifest(folder, artefact.world, [write_shard(folder, 0, walks.demonstrations)], {"ends": {}})
-    return folder
-
-
-@pytest.fixture(scope="module")
-def ant_weights(tmp_path_factory):
-    return weights.save(make_ant_agent(), tmp_path_factory.mktemp("weights") / "ant")
 
 
 # Action distributions
@@ -80,8 +63,8 @@ def test_temperature_means_the_same_for_both_kinds_of_actions():
 
 
 @pytest.mark.parametrize("encoder", ["relative", "linear"])
-def test_step_form_equals_parallel_form_on_real_observations(encoder, data):
-    agent, batch = make_ant_agent(encoder=encoder), demonstrations(data).take(torch.arange(3))
+def test_step_form_equals_parallel_form_on_real_observations(encoder, ant_data):
+    agent, batch = make_ant_agent(encoder=encoder), demonstrations(ant_data).take(torch.arange(3))
     base, observed = agent.base, batch.observation[:, :20]
     state, whole = base.initial_state(3, 20), base(observed)
     for t in range(20):
@@ -160,12 +143,12 @@ def test_free_walks_list_visits_and_never_end_by_them():
 # Phases
 
 
-def test_pretraining_learns_and_gates_come_in_their_order(data):
+def test_pretraining_learns_and_gates_come_in_their_order(ant_data):
     config = {"env": ANT_ID, "preset": "tiny", "world": {"grid_size": 4, "num_walls": 1, "horizon": 20},
-              "data": str(data), "steps": 60}  # fmt: skip
+              "data": str(ant_data), "steps": 60}  # fmt: skip
     config["world"] |= {"horizon": 200}
     phase = Pretrain(pretrain_config(config))
-    batch = demonstrations(data).sample(30, torch.Generator().manual_seed(0))
+    batch = demonstrations(ant_data).sample(30, torch.Generator().manual_seed(0))
     before = float(pretraining_losses(phase.base, batch)[0] / batch.mask.sum())
     while not phase.finished:
         phase.step()
@@ -176,8 +159,8 @@ def test_pretraining_learns_and_gates_come_in_their_order(data):
     assert order == sorted(order)
 
 
-def test_discovery_on_the_ant_trains_the_metacontroller_alone(data, ant_weights):
-    config = {"env": ANT_ID, "preset": "tiny", "base": str(ant_weights), "data": str(data), "alpha_hold": 0.0}
+def test_discovery_on_the_ant_trains_the_metacontroller_alone(ant_data, ant_weights):
+    config = {"env": ANT_ID, "preset": "tiny", "base": str(ant_weights), "data": str(ant_data), "alpha_hold": 0.0}
     phase = Discover(discover_config({**config, "alpha_ramp": 0.0, "metacontroller": {"rank": None}}))
     before = fingerprint(phase.agent.base)
     while not phase.finished:
@@ -187,12 +170,12 @@ def test_discovery_on_the_ant_trains_the_metacontroller_alone(data, ant_weights)
     assert 0 <= gates["switch_f1"] <= 1 and "injected_success" in gates
 
 
-def test_the_teacher_names_the_colour_that_is_reached(data):
+def test_the_teacher_names_the_colour_that_is_reached(ant_data):
     """A base model that marks the colours' own cells, as trained ones come to do."""
     agent = make_ant_agent()
     for colour in range(4):
         agent.base.encoder.table.weight[colour * 49 + 24, colour] = 60.0
-    stored = demonstrations(data)
+    stored = demonstrations(ant_data)
     batch = stored.take(torch.arange(len(stored)))
     config = TeacherConfig(window=6)
     teacher = OutcomeTeacher(config, agent.base, 4, 0.1, batch, torch.Generator().manual_seed(0))
@@ -208,7 +191,7 @@ def test_the_teacher_names_the_colour_that_is_reached(data):
 # Bad input
 
 
-def test_mistakes_cost_one_line(tmp_path, data, ant_weights, tiny_weights, capsys):
+def test_mistakes_cost_one_line(tmp_path, ant_data, ant_weights, tiny_weights, capsys):
     internal = "x: {{run: InternalRL, env: {env}, config: {{metacontroller: {weights}, env_config: {world}}}}}\n"
     ant, grid = "irl_ray/AntPinpad-v0", "irl_ray/GridPinpad-v0"
     cases = [
@@ -218,7 +201,7 @@ def test_mistakes_cost_one_line(tmp_path, data, ant_weights, tiny_weights, capsy
         (internal.format(env=ant, weights=ant_weights, world="{preset: paper}"), "control is torque"),
         (internal.format(env=ant, weights="ant_expert", world="{}"), "metacontroller"),
         (internal.format(env="irl_ray/AntPinpad-v1", weights=ant_weights, world="{}"), "AntPinpad-v0"),
-        (f"x: {{run: Pretrain, env: {ant}, config: {{data: {data}, model: {{encoder: absolute}}}}}}", "encoder"),
+        (f"x: {{run: Pretrain, env: {ant}, config: {{data: {ant_data}, model: {{encoder: absolute}}}}}}", "encoder"),
     ]
     for number, (text, told) in enumerate(cases):
         path = tmp_path / f"{number}.yaml"
@@ -229,20 +212,20 @@ def test_mistakes_cost_one_line(tmp_path, data, ant_weights, tiny_weights, capsy
         assert told in error and error.count("\n") == 1, error
 
 
-def test_phases_say_what_is_wrong_with_the_data(tmp_path, data, capsys):
+def test_phases_say_what_is_wrong_with_the_data(tmp_path, ant_data, capsys):
     path = tmp_path / "x.yaml"
     for settings, told in (
         ("preset: small", "irl-ray collect"),
         (f"preset: small, data: {tmp_path}/nothing", "manifest.json: missing"),
-        (f"preset: paper, data: {data}", "another world"),
+        (f"preset: paper, data: {ant_data}", "another world"),
     ):
         path.write_text(f"x: {{run: Pretrain, env: irl_ray/AntPinpad-v0, config: {{{settings}}}}}\n")
         assert irl_ray(["phase", str(path), "--out", str(tmp_path / "w")]) == 2
         assert told in capsys.readouterr().err
 
 
-def test_selecting_rows_keeps_what_belongs_together(data):
-    stored = demonstrations(data)
+def test_selecting_rows_keeps_what_belongs_together(ant_data):
+    stored = demonstrations(ant_data)
     batch = stored.take(torch.arange(len(stored)))
     parts = batch.split_by_length(3)
     assert isinstance(parts[0], Trajectories) and sum(len(p) for p in parts) == len(batch)

@@ -261,8 +261,10 @@ def test_answers_of_a_trial_are_let_go_of(tmp_path, monkeypatch):
     runner.start_ray(None, num_cpus=1)
     settings = tune.TuneConfig(scheduler=scheduling.PausingScheduler())
     told = tune.RunConfig(storage_path=str(tmp_path), stop={"training_iteration": 40}, verbose=0)
-    assert not tune.Tuner(Counts, tune_config=settings, run_config=told).fit().errors
-    ray.shutdown()
+    try:
+        assert not tune.Tuner(Counts, tune_config=settings, run_config=told).fit().errors
+    finally:
+        ray.shutdown()
     assert len(held) > 40 and max(held) <= 2
 
 
@@ -313,7 +315,11 @@ def test_resume_and_evaluate_name_what_is_missing(tmp_path, capsys):
 
 def test_phases_run_without_ray(tmp_path, capsys):
     path = write(tmp_path, "t: {run: Pretrain, config: {preset: tiny, steps: 4, report_every: 2, control_steps: 0}}\n")
-    assert irl_ray(["phase", str(path), "--out", str(tmp_path / "w")]) == 0
+    command = ["phase", str(path), "--out", str(tmp_path / "w")]
+    assert irl_ray([*command, "--minutes", "0.00001"]) == 0
+    assert "the same command goes on" in capsys.readouterr().out and not (tmp_path / "w" / "config.json").exists()
+    assert irl_ray(command) == 0
+    assert "going on from step 2" in capsys.readouterr().out
     assert irl_ray(["card", str(tmp_path / "w")]) == 0
     assert "floor/bayes" in capsys.readouterr().out
     assert irl_ray(["phase", str(path), "--out", str(tmp_path / "w"), "--config", '{"seed": 1}']) == 2

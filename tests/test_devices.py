@@ -8,6 +8,8 @@ import pytest
 import torch
 from other_device import OtherDevice, OtherGenerator
 
+from irl_ray import load_agent
+from irl_ray.envs.worlds import ANT_ID, ANTS
 from irl_ray.phases.compile import CompILE, compile_config
 from irl_ray.phases.discover import Discover, discover_config
 from irl_ray.phases.pretrain import Pretrain, pretrain_config
@@ -25,36 +27,81 @@ def elsewhere(monkeypatch: pytest.MonkeyPatch) -> OtherDevice:
 def test_the_other_device_is_one(elsewhere: OtherDevice):
     here, there = torch.zeros(3), torch.ones(3, device="cuda")
     assert str(there.device) == "cuda" and str((there * 2).sum(0).device) == "cuda" and str(there.cpu().device) == "cpu"
-    for mixed in (lambda: here + there, lambda: torch.stack([here, there]), lambda: here[there.long()], there.numpy):
+    number, model = there.sum(), torch.nn.Linear(3, 3)
+
+    def assign() -> None:
+        there[torch.tensor([0, 1])] = torch.zeros(2)
+
+    for mixed in (
+        lambda: here + there,
+        lambda: here + number,
+        lambda: torch.stack([here.sum(), number]),
+        lambda: here[there.long()],
+        lambda: model(there),
+        assign,
+        there.numpy,
+    ):
         with pytest.raises(RuntimeError):
             mixed()
+    there + here.sum()
     with pytest.raises(RuntimeError):
         torch.rand(3, device="cuda", generator=torch.Generator())
     assert str(torch.nn.Linear(3, 3).to("cuda")(there).device) == "cuda"
 
 
-def kept_to_it(elsewhere: OtherDevice, phase: Phase) -> None:
-    """Trains, saves, loads and measures."""
+def kept_to_it(elsewhere: OtherDevice, phase: Phase, folder: Path) -> None:
+    """Trains, saves, loads, measures and writes its weights."""
     phase.step()
     phase.load_state(phase.state())
     phase.step()
     here = elsewhere.seen
     assert here > 1000
-    phase.gates()
+    phase.export(folder, phase.gates())
+    assert load_agent(folder)
 
 
 TINY = {"preset": "tiny", "device": "cuda", "steps": 4, "report_every": 2, "gate_episodes": 16}
 TAUGHT = {"steps": 2, "weigh_after": 1, "trajectories": 64, "min_contrast": 0}
 
 
-def test_pretraining_keeps_to_its_device(elsewhere: OtherDevice):
-    kept_to_it(elsewhere, Pretrain(pretrain_config(TINY)))
+def test_pretraining_keeps_to_its_device(elsewhere: OtherDevice, tmp_path: Path):
+    config = {**TINY, "model": {"encoder": "absolute"}, "goal_steps": 2}
+    kept_to_it(elsewhere, Pretrain(pretrain_config(config)), tmp_path)
 
 
-@pytest.mark.parametrize("teacher", [{"steps": 0}, TAUGHT], ids=["plain", "taught"])
-def test_discovery_keeps_to_its_device(elsewhere: OtherDevice, tiny_weights: Path, teacher: dict):
-    kept_to_it(elsewhere, Discover(discover_config({**TINY, "base": str(tiny_weights), "teacher": teacher})))
+def test_pretraining_the_ant_keeps_to_its_device(elsewhere: OtherDevice, ant_data: Path, tmp_path: Path):
+    further = {"cell_weight": 1.0, "entry_batch_size": 8, "batch_size": 8}
+    config = {
+        **TINY,
+        **further,
+        "env": ANT_ID,
+        "world": ANTS["small"],
+        "data": str(ant_data),
+        "clean_data": str(ant_data),
+    }
+    kept_to_it(elsewhere, Pretrain(pretrain_config(config)), tmp_path)
 
 
-def test_compile_keeps_to_its_device(elsewhere: OtherDevice, tiny_weights: Path):
-    kept_to_it(elsewhere, CompILE(compile_config({**TINY, "base": str(tiny_weights)})))
+@pytest.mark.parametrize("how", [{}, {"teacher": TAUGHT}, {"co_training": "scratch"}], ids=["plain", "taught", "along"])
+def test_discovery_keeps_to_its_device(elsewhere: OtherDevice, tiny_weights: Path, how: dict, tmp_path: Path):
+    config = {**TINY, **how, "base": str(tiny_weights), "gates_at_reports": True}
+    kept_to_it(elsewhere, Discover(discover_config(config)), tmp_path)
+
+
+def test_discovery_on_the_ant_keeps_to_its_device(
+    elsewhere: OtherDevice, ant_data: Path, ant_weights: Path, tmp_path: Path
+):
+    taught = {**TAUGHT, "trajectories": 16, "entry_batch_size": 8, "cell_weight": 3.0}
+    config = {
+        **TINY,
+        "env": ANT_ID,
+        "base": str(ant_weights),
+        "data": str(ant_data),
+        "teacher": taught,
+        "batch_size": 8,
+    }
+    kept_to_it(elsewhere, Discover(discover_config(config)), tmp_path)
+
+
+def test_compile_keeps_to_its_device(elsewhere: OtherDevice, tiny_weights: Path, tmp_path: Path):
+    kept_to_it(elsewhere, CompILE(compile_config({**TINY, "base": str(tiny_weights)})), tmp_path)

@@ -15,6 +15,7 @@ from irl_ray.envs.worlds import gridworld_spec
 from irl_ray.errors import UserError
 from irl_ray.models import weights
 from irl_ray.models.weights import fingerprint
+from irl_ray.rllib.algorithms import NoRunnerError
 from irl_ray.rllib.env_runner import episode_seed
 from irl_ray.rllib.episodes import episode_advantages, to_batch
 
@@ -89,6 +90,20 @@ def test_evaluation_workers_measure_without_touching_the_run(tiny_weights):
     assert evaluations[1][0]["legs_mean"] != evaluations[1][1]["legs_mean"]  # fresh ones each time
 
 
+def test_without_its_runners_evaluation_is_left_out_and_training_goes_on(tiny_weights):
+    config = internal(tiny_weights).evaluation(evaluation_interval=1, evaluation_num_env_runners=1)
+    config.evaluation(evaluation_duration=4, evaluation_error_after_n_consecutive_skips=2)
+    algorithm = config.build_algo()
+    assert algorithm.train()["evaluation"]["env_runners"]["num_episodes"] == 4
+    ray.kill(algorithm.eval_env_runner_group._worker_manager.actors()[1])
+    before = algorithm.metrics.peek(("env_runners", "num_episodes_lifetime"))
+    algorithm.train()
+    assert algorithm.metrics.peek(("env_runners", "num_episodes_lifetime")) > before
+    with pytest.raises(NoRunnerError):
+        algorithm.train()
+    algorithm.stop()
+
+
 def test_evaluation_may_take_mean_codes(tiny_weights):
     config = internal(tiny_weights).evaluation(evaluation_interval=1, evaluation_duration=4)
     config.evaluation(evaluation_config={"explore": False})
@@ -127,7 +142,7 @@ def test_runners_act_with_the_learners_present_policy(tiny_weights):
 
 def test_runners_that_are_too_slow_are_told_of(tiny_weights):
     algorithm = internal(tiny_weights, 1).env_runners(sample_timeout_s=0.001).build_algo()
-    with pytest.raises(UserError, match="sample_timeout_s"):
+    with pytest.raises(NoRunnerError, match="sample_timeout_s"):
         algorithm.train()
     algorithm.stop()
 

@@ -141,7 +141,7 @@ def run_phase(options: argparse.Namespace) -> int:
     phase, started = phase_class(typed(values)), time.monotonic()
     state, saved = Path(options.out) / STATE, started
     if state.is_file():
-        found = torch.load(state, weights_only=True)
+        found = torch.load(state, weights_only=True, map_location="cpu")
         if found.pop("settings", None) != settings_of(phase):
             raise UserError(f"{state}: belongs to a run with other settings; choose another --out or remove it")
         phase.load_state(found)
@@ -152,13 +152,15 @@ def run_phase(options: argparse.Namespace) -> int:
         now = time.monotonic()
         elapsed = now - started
         left = elapsed * (phase.config.steps - phase.step_number) / (phase.step_number - first)
-        if now - saved > SAVE_EVERY or phase.finished:
+        stopped = not phase.finished and options.minutes and elapsed > 60 * options.minutes
+        if now - saved > SAVE_EVERY or phase.finished or stopped:
             save_state(phase, state)
             saved = now
         shown = "  ".join(f"{k} {v:.4g}" for k, v in metrics.items())
         print(f"{shown}  elapsed {elapsed:.0f}s  eta {left:.0f}s", flush=True)
-        if options.minutes and elapsed > 60 * options.minutes:
-            break
+        if stopped:
+            print(f"stopped after {options.minutes:g} minutes; {state} is saved, the same command goes on from there")
+            return 0
     gates = phase.gates()
     for name, value in gates.items():
         print(f"{name:<40}{value:.4g}")

@@ -34,7 +34,13 @@ from irl_ray.cli.experiment import (  # noqa: E402
     with_results,
 )
 from irl_ray.cli.records import mend_records  # noqa: E402
-from irl_ray.cli.scheduling import CheckpointOnInterrupt, Interrupt, scheduler_of  # noqa: E402
+from irl_ray.cli.scheduling import (  # noqa: E402, F401  runs begun earlier name the schedulers here
+    CheckpointOnInterrupt,
+    Interrupt,
+    PausingASHA,
+    PausingScheduler,
+    scheduler_of,
+)
 from irl_ray.cli.text import INTERRUPTED  # noqa: E402
 from irl_ray.errors import UserError  # noqa: E402
 from irl_ray.rllib import trainables  # noqa: E402

@@ -310,7 +310,8 @@ class Pretrain(Phase):
             result["eval/arrival_nll"] = float(F.cross_entropy(base.direction_logits(base.norm(top)), direction))
         held_out = batch
         if config.clean_data is not None:
-            held_out = self.demonstrations.sample(config.gate_episodes, random).to(config.device)
+            learned = open_demonstrations(config.world, config.data, noise=config.noise)
+            held_out = learned.sample(config.gate_episodes, random).to(config.device)
         action, _, _ = pretraining_losses(base, held_out)
         result["eval/action_nll"] = float(action / held_out.mask.sum())
         tasks = {"": replace(config.world, tasks=config.post_task), "_training_tasks": config.world}

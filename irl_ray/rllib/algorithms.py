@@ -13,6 +13,7 @@ Expect:      the README's table of results.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Sequence
 from functools import partial
@@ -46,7 +47,17 @@ from irl_ray.rllib.episodes import episode_advantages, log_episodes, to_batch
 from irl_ray.rllib.learner import EpisodePolicyGradientLearner
 from irl_ray.rllib.modules import BasePolicyModule, CodePolicyModule
 
+logger = logging.getLogger(__name__)
 BATCH_TIMER = "batch_building_timer"
+FAILURES = 3  # of all runners, one after the other, before an error is no accident
+PATIENCE = {  # settings: how long to wait for an answer, and for dead runners to come back
+    "train": ("sample_timeout_s", "env_runner_restore_timeout_s"),
+    "evaluate": ("evaluation_sample_timeout_s", "evaluation_unhealthy_workers_timeout_s"),
+}
+
+
+class NoRunnerError(RuntimeError):
+    """Nobody is there to sample."""
 
 
 class EpisodePolicyGradientConfig(AlgorithmConfig):
@@ -113,9 +124,7 @@ class EpisodePolicyGradientConfig(AlgorithmConfig):
                 f"config.train_batch_episodes={self.train_batch_episodes}: advantages are relative to "
                 "the batch, which needs at least 2 episodes, and one for every learner"
             )
-        if self.evaluation_interval and (
-            self.evaluation_duration_unit != "episodes" or not isinstance(self.evaluation_duration, int)
-        ):
+        if self.evaluation_duration_unit != "episodes" or not isinstance(self.evaluation_duration, int):
             raise UserError(
                 "config.evaluation_duration: expected a number of complete episodes, got "
                 f"{self.evaluation_duration} {self.evaluation_duration_unit}"
@@ -174,18 +183,21 @@ class EpisodePolicyGradient(Algorithm):
             purpose: "train" or "evaluate", whose episodes are never the same.
 
         Raises:
-            UserError: if no runner answers in time.
+            NoRunnerError: if no runner answers in time, or all fail again and again.
         """
         if group.num_remote_workers() == 0:
             return group.local_env_runner.sample_indices(self.iteration, range(count), purpose)
-        timeout = "sample_timeout_s" if purpose == "train" else "evaluation_sample_timeout_s"
+        timeout, patience = PATIENCE[purpose]
         missing: Sequence[int] = range(count)
-        found, parts, silent = [], [], set()
+        found, parts, silent, in_vain = [], [], set(), 0
         kwargs = {"policy": ray.put(self._policy_state())}
         while len(missing):
-            asked = [worker for worker in self._alive(group) if worker not in silent][: len(missing)]
+            alive = self._alive(group, getattr(self.config, patience) or 0.0)
+            asked = [worker for worker in alive if worker not in silent][: len(missing)]
+            if not alive or in_vain > FAILURES:
+                raise NoRunnerError("no env runner is alive, or all fail again and again; see the errors above")
             if not asked:
-                raise UserError(
+                raise NoRunnerError(
                     f"no env runner had its episodes within config.{timeout}={getattr(self.config, timeout):g}: "
                     "raise it, ask for fewer episodes, or for more runners"
                 )
@@ -201,23 +213,34 @@ class EpisodePolicyGradient(Algorithm):
                 parts.append(episodes)
             answered = {worker for worker, *_ in answers}
             silent.update(w for w in asked if w not in answered and w in group.healthy_worker_ids())
+            in_vain = 0 if answered else in_vain + 1
             missing = sorted(set(range(count)).difference(found))
         return Episodes.joined(parts).select(np.argsort(found))
 
-    def _alive(self, group: EnvRunnerGroup) -> list[int]:
-        """Healthy runners of a group; waits for dead ones to come back if there are none."""
-        deadline = time.monotonic() + self.config.env_runner_restore_timeout_s
+    def _alive(self, group: EnvRunnerGroup, patience: float) -> list[int]:
+        """Healthy runners of a group; waits so many seconds for dead ones to come back if there are none."""
+        deadline = time.monotonic() + patience
         while not group.healthy_worker_ids() and time.monotonic() < deadline:
             time.sleep(1)
             self.restore_env_runners(group)
-        if not group.healthy_worker_ids():
-            raise RuntimeError("all env runners are dead, and none came back; see the errors above")
         return group.healthy_worker_ids()
 
     def evaluated(self, runners: EnvRunnerGroup | None) -> tuple[dict[str, Any], int, int]:
-        """RLlib's evaluation function: logs `evaluation_duration` episodes, the same ones for any number of workers."""
-        started = time.perf_counter()
-        episodes = self._sample(self.config.evaluation_duration, runners or self.env_runner_group, "evaluate")
+        """RLlib's evaluation function: logs `evaluation_duration` episodes, the same ones for any number of workers.
+
+        Without a runner it is left out, `evaluation_error_after_n_consecutive_skips` times in a row at most.
+        """
+        started, skipped = time.perf_counter(), "num_consecutive_eval_no_workers_iterations"
+        try:
+            episodes = self._sample(self.config.evaluation_duration, runners or self.env_runner_group, "evaluate")
+        except NoRunnerError as error:
+            self._counters[skipped] += 1
+            most = self.config.evaluation_error_after_n_consecutive_skips
+            if most is not None and self._counters[skipped] >= most:
+                raise
+            logger.warning("evaluation left out: %s", error)
+            return {}, 0, 0
+        self._counters[skipped] = 0
         found = MetricsLogger(root=False)  # RLlib looks for what was merged
         log_episodes(found, episodes, time.perf_counter() - started)
         self.metrics.aggregate([found.reduce()], key=(EVALUATION_RESULTS, ENV_RUNNER_RESULTS))

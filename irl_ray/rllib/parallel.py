@@ -67,7 +67,7 @@ def work(config: dict[str, Any]) -> None:
         checkpoint = whole_before(checkpoint)
     if checkpoint is not None:
         with checkpoint.as_directory() as saved:
-            state = torch.load(Path(saved) / STATE, weights_only=True)
+            state = torch.load(Path(saved) / STATE, weights_only=True, map_location="cpu")
         gates = state.pop("gates")
         phase.load_state(state)
     while not phase.finished:

@@ -55,7 +55,7 @@ class PhaseTrainable(tune.Trainable):
         seal(checkpoint_dir)
 
     def load_checkpoint(self, checkpoint_dir: str) -> None:
-        state = torch.load(Path(checkpoint_dir) / STATE, weights_only=True)
+        state = torch.load(Path(checkpoint_dir) / STATE, weights_only=True, map_location="cpu")
         self.gates = state.pop("gates")
         self.phase.load_state(state)
 

@@ -97,7 +97,7 @@ class Idle:
     def set_state(self, state: dict) -> None:
         self.state = state
 
-    def sample_indices(self, round_number: int, indices: Sequence[int]) -> Episodes:
+    def sample_indices(self, round_number: int, indices: Sequence[int], purpose: str) -> Episodes:
         return self.episodes
 
 
@@ -155,9 +155,11 @@ def slopes(answer: Episodes, state: dict) -> tuple[float, float]:
         manager = FaultTolerantActorManager(actors, init_id=1)
 
         def ask(manager: Any = manager, workers: Any = workers) -> None:
-            question = partial(sample_share, round_number=0, missing=range(16 * len(workers)), workers=workers)
-            policy = {"policy": ray.put(state)}
-            manager.foreach_actor(question, kwargs=policy, timeout_seconds=60)
+            asked = {"purpose": "train", "round_number": 0, "missing": range(16 * len(workers)), "workers": workers}
+            answers = manager.foreach_actor(
+                partial(sample_share, **asked), kwargs={"policy": ray.put(state)}, timeout_seconds=60
+            )
+            assert all(answer.ok for answer in answers) and len(list(answers)) == len(workers)
 
         def hand_out(manager: Any = manager) -> None:
             manager.foreach_actor("set_state", kwargs={"state": ray.put(state)}, timeout_seconds=60)
