@@ -2,8 +2,8 @@
 
     python tests/benchmarks/soak.py tuned_configs/gridworld_internal.yaml --hours 1 --runners 2 --out soak.csv
 
-Prints a table: of each process its memory (what it shares with no other process) at a tenth of the time and at the
-end, and the slope of a line through what lies between; episodes per second, and per second of processor time, in the
+Prints a table: of each process its own memory (without libraries, whose share hangs on who else runs) at a tenth of the
+time and at the end, and the slope of a line through what lies between; episodes per second, and per second of processor time, in the
 first and the last third; the most that the object store held; processes left over. About a minute more than asked.
 """
 
@@ -93,7 +93,8 @@ def measure(driver: int, folder: Path) -> list[tuple[str, float]]:
             seconds += times.user + times.system
             name = part(process, driver)
             if name is not None:
-                found.append((f"{name} {process.pid}, MB", process.memory_full_info().uss / 2**20))
+                memory = process.memory_info()
+                found.append((f"{name} {process.pid}, MB", (memory.rss - memory.shared) / 2**20))
         except psutil.NoSuchProcess:
             continue
     found += [("processor seconds", seconds), ("object store, MB", object_store())]
