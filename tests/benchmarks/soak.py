@@ -2,9 +2,10 @@
 
     python tests/benchmarks/soak.py tuned_configs/gridworld_internal.yaml --hours 1 --runners 2 --out soak.csv
 
-Prints a table: of each process its own memory (without libraries, whose share hangs on who else runs) at a tenth of the
-time and at the end, and the slope of a line through what lies between; episodes per second, and per second of processor time, in the
-first and the last third; the most that the object store held; processes left over. About a minute more than asked.
+Prints a table: of each process its own memory (without libraries, whose share hangs on who else runs) at a tenth of
+the time and at the end, and the slope of a line through what lies between; episodes per second, and per second of
+processor time, in the first and the last third; the most that the object store held; processes left over. About a
+minute more than asked.
 """
 
 from __future__ import annotations
