@@ -61,7 +61,7 @@ class _Safe:
 
 
 def _let_go_of_answers(manager: Any) -> None:
-    """Drops the futures of calls that have been answered: each keeps its result in memory (9 KB per update)."""
+    """Drops the futures of calls that have been answered: each keeps its result in memory."""
     awaited = manager._actor_task_events.get_futures()
     for futures in manager._tracked_actors_to_task_futures.values():
         futures &= awaited

@@ -3,8 +3,8 @@
 Loss: mean over steps of -log p(a_t | o_{1:t}, z_{1:t}) + α KL(N(mu_t, Sigma_t) || N(0, I)), on clean
 demonstrations. The KL is summed over code dimensions and not weighted by the switch: where the
 switch is closed the proposal is ignored and may sit on the prior for free, and that alone is what
-rewards sparse switching. A label-free teacher (ours) may go before it; the `small` preset is taught
-from beginning to end. As a baseline (C.4.1) the base model may be trained along.
+rewards sparse switching. A label-free teacher (ours) may go before it; the `small` and `medium` presets
+are taught from beginning to end. As a baseline (C.4.1) the base model may be trained along.
 """
 
 from __future__ import annotations

@@ -194,7 +194,7 @@ class EpisodePolicyGradient(Algorithm):
         while len(missing):
             alive = self._alive(group, getattr(self.config, patience) or 0.0)
             asked = [worker for worker in alive if worker not in silent][: len(missing)]
-            if not alive or in_vain > FAILURES:
+            if not alive or in_vain >= FAILURES:
                 raise NoRunnerError("no env runner is alive, or all fail again and again; see the errors above")
             if not asked:
                 raise NoRunnerError(
