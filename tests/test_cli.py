@@ -15,6 +15,7 @@ from types import SimpleNamespace
 import pytest
 import ray
 from ray import tune
+from ray.util import debug
 
 from irl_ray.cli import experiment, progress, runner, scheduling
 from irl_ray.cli.irl_ray import main as irl_ray
@@ -241,7 +242,7 @@ def test_asha_stops_what_falls_behind_and_pauses_on_ctrl_c(monkeypatch):
     assert scheduler.on_trial_result(None, trial, {"step": 20, "gate_score": 0.9}) == "PAUSE"
 
 
-def test_answers_of_a_trial_are_let_go_of(tmp_path, monkeypatch):
+def test_answers_and_log_keys_of_a_trial_are_let_go_of(tmp_path, monkeypatch):
     """Tune's process stays as large as it is, however many results there are."""
 
     class Counts(tune.Trainable):
@@ -252,12 +253,19 @@ def test_answers_of_a_trial_are_let_go_of(tmp_path, monkeypatch):
             pass
 
     held, let_go = [], scheduling._let_go_of_answers
+    keys, let_go_of_keys = [], scheduling._let_go_of_log_keys
 
     def counted(manager) -> None:
         let_go(manager)
         held.append(sum(map(len, manager._tracked_actors_to_task_futures.values())))
 
+    def counted_keys() -> None:
+        before = len(debug._logged)
+        let_go_of_keys()
+        keys.append((before, len(debug._logged)))
+
     monkeypatch.setattr(scheduling, "_let_go_of_answers", counted)
+    monkeypatch.setattr(scheduling, "_let_go_of_log_keys", counted_keys)
     runner.start_ray(None, num_cpus=1)
     settings = tune.TuneConfig(scheduler=scheduling.PausingScheduler())
     told = tune.RunConfig(storage_path=str(tmp_path), stop={"training_iteration": 40}, verbose=0)
@@ -266,6 +274,8 @@ def test_answers_of_a_trial_are_let_go_of(tmp_path, monkeypatch):
     finally:
         ray.shutdown()
     assert len(held) > 40 and max(held) <= 2
+    added, left = max(before for before, _ in keys), [after for _, after in keys]
+    assert added > left[-1] == left[0]  # a key that Tune does add, under the name that is looked for
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from typing import Any
 
 from ray.tune import Callback
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, TrialScheduler
+from ray.util import debug
 
 from irl_ray.cli.experiment import Experiment
 from irl_ray.cli.records import keep_records
@@ -28,8 +29,8 @@ class _Safe:
 
     After Ctrl-C it pauses each trial at its next result, which checkpoints it; paused trials are unfinished to
     Tune, so `rllib resume` carries them on. After every checkpoint Tune's own state is saved, which it would do every
-    ten seconds only. A checkpoint that is not whole is forgotten when a trial is carried on. Answers that were dealt
-    with are let go of, which Ray holds until a trial ends.
+    ten seconds only. A checkpoint that is not whole is forgotten when a trial is carried on. What Ray would hold
+    until a trial ends, or for good, is let go of: answers that were dealt with, keys of messages.
     """
 
     _saved: Mapping[str, str] = {}  # newest checkpoint of each trial that Tune's state on disk knows
@@ -55,6 +56,7 @@ class _Safe:
                 self._saved = saved
             self._not_before = time.monotonic() + 19 * (time.monotonic() - started)
         _let_go_of_answers(tune_controller._actor_manager)
+        _let_go_of_log_keys()
         if Interrupt.requested:
             return None
         return super().choose_trial_to_run(tune_controller)
@@ -65,6 +67,12 @@ def _let_go_of_answers(manager: Any) -> None:
     awaited = manager._actor_task_events.get_futures()
     for futures in manager._tracked_actors_to_task_futures.values():
         futures &= awaited
+
+
+def _let_go_of_log_keys() -> None:
+    """Drops what Ray keeps to log once only: whatever Tune's state holds that JSON does not know, results included."""
+    for key in [key for key in debug._logged if key.startswith("tune_func_encode:")]:
+        debug.reset_log_once(key)
 
 
 def _newest_checkpoint(trial: Any) -> str | None:
