@@ -33,7 +33,8 @@ class GridPinpadVectorEnv(PinpadVectorEnv):
     Truncation: after `horizon` steps.
 
     Reset: colours, walls and agent on distinct random cells. A layout in which some colour cannot
-    be reached from the start or from another colour (other colours being obstacles) is drawn again.
+    be reached from the start or from another colour (other colours being obstacles) is drawn again (ours;
+    about a quarter of those of the paper's size).
 
     Info: `success`, `task` (number in the list), `leg` (colours visited so far), `subgoal` (ground
     truth, for analysis only).
@@ -42,7 +43,7 @@ class GridPinpadVectorEnv(PinpadVectorEnv):
 
     Args:
         num_envs: N.
-        preset: "tiny", "small" or "paper" (7x7, eight colours, four walls, Table A1).
+        preset: "tiny", "small", or "paper" and "medium" (both 7x7, eight colours, four walls, Table A1).
         observation: "onehot" (the paper's) or "cells".
         autoreset: "next_step" (Gymnasium's default), or "disabled": finished copies wait for
             `reset(options={"reset_mask": ...})`.

@@ -1,4 +1,7 @@
-"""Named worlds: the presets `tiny`, `small` and `paper` of every environment, and how to open one."""
+"""Named worlds: the presets `tiny`, `small` and `paper` of every environment, and how to open one.
+
+The gridworld's `medium` is the world of `paper`.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +36,7 @@ GRIDWORLDS: dict[str, dict[str, Any]] = {
         "horizon": 60,
         "tasks": "three_pairs",
     },
-    "medium": _TABLE_A1,  # smaller models than the paper's, in the paper's world
+    "medium": _TABLE_A1,  # smaller models and our settings, in the paper's world
     "paper": _TABLE_A1,
 }
 _ANT = {"grid_size": 4, "num_colours": 4, "num_walls": 1, "tasks": "table_a2", "colours_per_subgoal": 1}
