@@ -131,7 +131,12 @@ _GRIDWORLD = {
         "post_task": POST_TRAINING_TASKS["tiny"],
     },
     "small": {**_TAUGHT, "post_task": POST_TRAINING_TASKS["small"]},
-    "medium": {**_TAUGHT, "post_task": POST_TRAINING_TASKS["medium"]},
+    "medium": {
+        **_TAUGHT,
+        "optimizer": {"learning_rate": 3e-3, "schedule": "cosine"},
+        "teacher": {**_TAUGHT["teacher"], "weigh_after": 800},
+        "post_task": POST_TRAINING_TASKS["medium"],
+    },
     "paper": {
         "optimizer": {"learning_rate": 1e-3},
         "metacontroller": {"initial_log_std": 0.0, "initial_switch_bias": 0.0},
