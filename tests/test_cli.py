@@ -260,9 +260,10 @@ def test_answers_and_log_keys_of_a_trial_are_let_go_of(tmp_path, monkeypatch):
         held.append(sum(map(len, manager._tracked_actors_to_task_futures.values())))
 
     def counted_keys() -> None:
-        before = len(debug._logged)
+        count = lambda: sum(key.startswith("tune_func_encode:") for key in list(debug._logged))  # noqa: E731
+        before = count()
         let_go_of_keys()
-        keys.append((before, len(debug._logged)))
+        keys.append((before, count()))
 
     monkeypatch.setattr(scheduling, "_let_go_of_answers", counted)
     monkeypatch.setattr(scheduling, "_let_go_of_log_keys", counted_keys)
@@ -274,8 +275,8 @@ def test_answers_and_log_keys_of_a_trial_are_let_go_of(tmp_path, monkeypatch):
     finally:
         ray.shutdown()
     assert len(held) > 40 and max(held) <= 2
-    added, left = max(before for before, _ in keys), [after for _, after in keys]
-    assert added > left[-1] == left[0]  # a key that Tune does add, under the name that is looked for
+    assert any(before for before, _ in keys)  # Tune does add them, under the name that is looked for
+    assert not any(after for _, after in keys)
 
 
 @pytest.mark.parametrize(

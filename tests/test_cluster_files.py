@@ -49,8 +49,8 @@ def test_one_version_of_ray_and_torch_everywhere():
         assert f"irl_ray:{metadata.version('irl_ray')}" in texts[path], path
 
 
-# The fields of KubeRay 1.6's `ray.io/v1` resources that can be given here; pods are Kubernetes' own. Checked against
-# ray-operator/apis/ray/v1/{raycluster,rayjob}_types.go of ray-project/kuberay, of which the published CRDs are made.
+# The fields of KubeRay 1.6's `ray.io/v1` resources that can be given here; pods are Kubernetes' own. Compared with
+# revisions of ray-operator/apis/ray/v1/{raycluster,rayjob}_types.go, of which the published CRDs are made.
 def _object(required: list[str], **properties: Any) -> dict[str, Any]:
     return {"type": "object", "additionalProperties": False, "properties": properties, "required": required}
 

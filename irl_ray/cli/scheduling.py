@@ -71,8 +71,9 @@ def _let_go_of_answers(manager: Any) -> None:
 
 def _let_go_of_log_keys() -> None:
     """Drops what Ray keeps to log once only: whatever Tune's state holds that JSON does not know, results included."""
-    for key in [key for key in debug._logged if key.startswith("tune_func_encode:")]:
-        debug.reset_log_once(key)
+    for key in list(debug._logged):  # a copy: other threads log too
+        if key.startswith("tune_func_encode:"):
+            debug.reset_log_once(key)
 
 
 def _newest_checkpoint(trial: Any) -> str | None:

@@ -33,8 +33,7 @@ class GridPinpadVectorEnv(PinpadVectorEnv):
     Truncation: after `horizon` steps.
 
     Reset: colours, walls and agent on distinct random cells. A layout in which some colour cannot
-    be reached from the start or from another colour (other colours being obstacles) is drawn again (ours;
-    about a quarter of those of the paper's size).
+    be reached from the start or from another colour (other colours being obstacles) is drawn again (ours).
 
     Info: `success`, `task` (number in the list), `leg` (colours visited so far), `subgoal` (ground
     truth, for analysis only).
