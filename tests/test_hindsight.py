@@ -147,14 +147,41 @@ def test_taught_codes_are_spread_and_of_the_priors_norm():
     assert float(torch.cdist(codes, codes).fill_diagonal_(9).min()) > 2
 
 
+def test_outcomes_that_are_asked_for_share_the_prior(setting):
+    """Each code is nearest to its outcome's of those asked for, is held, and all together are N(0, I)."""
+    _, _, teacher = setting
+    state = {**teacher.state(), "asked": torch.tensor([True, False, True, True])}
+    state["codes"] = spread_codes(4, 3, torch.Generator().manual_seed(0))
+    sharing = OutcomeTeacher.from_state(CONFIG, teacher.base, 0.1, state)
+    generator = torch.Generator().manual_seed(1)
+    outcome = torch.tensor([0, 2, 3])[torch.randint(3, (6000, 1), generator=generator)].expand(-1, 4).clone()
+    outcome[0] = 1  # asked for no more: its own code
+    switch = torch.tensor([False, False, True, False]).expand(6000, -1)
+    drawn = sharing.draw(outcome, switch, generator)
+    assert torch.equal(drawn[0, 0], sharing.codes[1])
+    drawn, outcome = drawn[1:], outcome[1:]
+    assert torch.equal(drawn[:, 0], drawn[:, 1]) and torch.equal(drawn[:, 2], drawn[:, 3])
+    assert not torch.equal(drawn[:, 1], drawn[:, 2])
+    asked = [0, 2, 3]
+    nearest = torch.tensor(asked)[torch.cdist(drawn[:, 0], sharing.codes[asked]).argmin(1)]
+    assert torch.equal(nearest, outcome[:, 0])
+    owned = torch.randn(20_000, 3, generator=generator)
+    owner = torch.cdist(owned, sharing.codes[asked]).argmin(1)
+    for place, one in enumerate(asked):
+        torch.testing.assert_close(
+            drawn[outcome[:, 0] == one][:, 0].mean(0), owned[owner == place].mean(0), atol=0.1, rtol=0
+        )
+
+
 def test_a_code_stays_until_the_next_change_taken():
     outcome = torch.tensor([[0, 0, 1, 1, 2, 3]])
     taken = torch.tensor([[False, False, False, False, True, False]])
     assert hindsight._hold(outcome, taken).tolist() == [[0, 0, 0, 0, 2, 2]]
 
 
-def test_teaching_finds_codes_that_mean_colours_against_chance(marked_weights):
-    teacher = {"steps": 200, "weigh_after": 100, "trajectories": 400}
+@pytest.mark.parametrize("fill_prior", [False, True])
+def test_teaching_finds_codes_that_mean_colours_against_chance(marked_weights, fill_prior):
+    teacher = {"steps": 200, "weigh_after": 100, "trajectories": 400, "fill_prior": fill_prior}
     values = {"preset": "tiny", "base": str(marked_weights), "steps": 200, "report_every": 50, "teacher": teacher}
     phase = Discover(discover_config({**values, "metacontroller": {"layer": 0}}))
     with pytest.raises(UserError, match="weigh_after"):

@@ -134,7 +134,8 @@ _GRIDWORLD = {
     "medium": {
         **_TAUGHT,
         "optimizer": {"learning_rate": 3e-3, "schedule": "cosine"},
-        "teacher": {**_TAUGHT["teacher"], "weigh_after": 800},
+        "teacher": {**_TAUGHT["teacher"], "steps": 3000, "weigh_after": 800, "fill_prior": True},
+        "steps": 3000,
         "post_task": POST_TRAINING_TASKS["medium"],
     },
     "paper": {
@@ -294,9 +295,8 @@ class Discover(Phase):
         sums = torch.zeros(3, device=batch.mask.device)
         for part in batch.split_by_length(self.config.length_groups):
             outcome, change = teacher.segments(part)
-            residual, top = self._steered(part, outcome)
-            code = teacher.codes[outcome.clamp(min=0)]
-            noisy = code + config.code_noise * self._normal(code.shape)
+            residual, top = self._steered(part, outcome, change)
+            code, noisy = teacher.codes[outcome.clamp(min=0)], self._drawn(outcome, change)
             part, change, code, noisy = map(self.own, (part, change, code, noisy))
             mask = part.mask
             action = -base.action_log_prob(top[mask], part.action[mask]).sum()
@@ -321,27 +321,33 @@ class Discover(Phase):
         if config.entry_batch_size:
             entries, nll = next(self._entries).to(self.config.device).at_entries(), torch.zeros_like(sums[0])
             for part in entries.split_by_length(self.config.length_groups):
-                _, top = self._steered(part, teacher.segments(part)[0])
+                _, top = self._steered(part, *teacher.segments(part))
                 loss = base.cell_nll(top, self.own(part)) / entries.mask.sum()
                 (config.cell_weight * loss).backward()
                 nll += loss.detach()
             metrics["entry_nll"] = float(self.summed(nll))
         return metrics
 
-    def _steered(self, batch: Trajectories, outcome: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """e_l, and e_L under noisy codes of the outcomes [B, T], of this worker's rows; while changes are yet
-        to be weighed, a share of them is skipped."""
-        base, meta, teacher = self.agent.base, self.agent.metacontroller, self.teacher
-        if self.step_number < self.config.teacher.weigh_after:
-            outcome = teacher.skip(outcome, self._noise)
+    def _drawn(self, outcome: torch.Tensor, switch: torch.Tensor) -> torch.Tensor:
+        """What is taught as codes of the outcomes [B, T] that change at the switches: [B, T, z]."""
+        config, teacher = self.config.teacher, self.teacher
+        if config.fill_prior and self.step_number >= config.weigh_after:
+            return teacher.draw(outcome, switch, self._noise)
         code = teacher.codes[outcome.clamp(min=0)]
-        code = self.own(code + self.config.teacher.code_noise * self._normal(code.shape))
+        return code + config.code_noise * torch.randn(code.shape, generator=self._noise, device=code.device)
+
+    def _steered(
+        self, batch: Trajectories, outcome: torch.Tensor, switch: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """e_l, and e_L under the codes of outcomes that change at the switches, both [B, T], of this worker's
+        rows; while changes are yet to be weighed, a share of them is skipped."""
+        base, meta = self.agent.base, self.agent.metacontroller
+        if self.step_number < self.config.teacher.weigh_after:
+            outcome = self.teacher.skip(outcome, self._noise)
+        code = self.own(self._drawn(outcome, switch))
         with torch.no_grad():
             residual = base.lower(base.embed(self.own(batch).observation[:, :-1]), meta.layer)
         return residual, base.upper(meta.control(residual, code), meta.layer)
-
-    def _normal(self, shape: torch.Size) -> torch.Tensor:
-        return torch.randn(shape, generator=self._noise, device=self.config.device)
 
     def losses(self, batch: Trajectories) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Sums over the steps of this worker's rows: action NLL, KL (nats) and beta."""

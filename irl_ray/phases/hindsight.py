@@ -33,6 +33,7 @@ from irl_ray.models.metacontroller import Metacontroller
 from irl_ray.models.sequence_model import SequenceModel
 
 WEIGHED_AT_ONCE = 256  # trajectories; full-rank controllers take much memory
+POOL = 4096  # codes of the prior from which a batch is taught
 
 
 @dataclass
@@ -50,6 +51,9 @@ class TeacherConfig:
             learns what a code does once its outcome has been reached.
         trajectories: demonstrations behind events and weighing.
         code_noise: standard deviation of the noise on taught codes.
+        fill_prior: once changes are weighed, teach codes drawn from the prior instead, held from switch to switch:
+            the outcomes that are still asked for share N(0, I) between them, so that whatever code internal
+            RL starts with means one of them.
         entry_batch_size: ant, further trajectories per step that are seen only where a cell is entered; on
             them the decoder learns where the ant goes, undisturbed by its gait.
         cell_weight: ant, weight of the cells entered, at every step and on these trajectories; the frozen
@@ -64,6 +68,7 @@ class TeacherConfig:
     hold: float = 0.3
     trajectories: int = 2048
     code_noise: float = 0.3
+    fill_prior: bool = False
     entry_batch_size: int = 0
     cell_weight: float = 0.0
 
@@ -84,6 +89,7 @@ class OutcomeTeacher:
         outcomes: int64 [K], rows of the encoder's table.
         codes: [K, z], one for each outcome.
         gain: [K, K], nats that a change from one outcome to another gains; NaN where not weighed.
+        asked: bool [K], outcomes whose codes are ever put in force; all of them until changes are weighed.
 
     Raises:
         UserError: if the base model marks no events.
@@ -115,6 +121,7 @@ class OutcomeTeacher:
         self.codes = spread_codes(len(self.outcomes), code_size, random).to(self.outcomes.device)
         count = len(self.outcomes)
         self.gain = torch.full((count, count), torch.nan, device=self.outcomes.device)
+        self.asked = torch.ones(count, dtype=torch.bool, device=self.outcomes.device)
 
     @property
     def worth(self) -> float:
@@ -179,6 +186,8 @@ class OutcomeTeacher:
         for rows in torch.arange(len(batch), device=self.gain.device).split(WEIGHED_AT_ONCE):
             self._weigh(metacontroller, batch.select(rows), total, seen)
         self.gain = total / seen
+        outcome, _ = self.segments(batch)
+        self.asked = outcome[batch.mask & (outcome >= 0)].bincount(minlength=len(self.codes)) > 0
 
     def _weigh(self, metacontroller: Metacontroller, batch: Trajectories, total: Tensor, seen: Tensor) -> None:
         """Adds the gains of one batch to `total` [K, K] and counts them in `seen` [K, K]."""
@@ -205,14 +214,28 @@ class OutcomeTeacher:
         inputs = self.base.action_inputs(self.base.upper(controlled, metacontroller.layer))
         return self.base.actions.log_prob(inputs, batch.action)
 
+    def draw(self, outcome: Tensor, switch: Tensor, random: torch.Generator) -> Tensor:
+        """Codes [B, T, z] of the given outcomes, drawn from the prior and held from switch to switch.
+
+        Of N(0, I) every outcome that is asked for owns what is nearer to its code than to the others'.
+        """
+        device, size = self.codes.device, self.codes.shape[1]
+        pool = torch.randn(POOL, size, generator=random, device=device)
+        owner = (pool @ self.codes.T).masked_fill(~self.asked, -torch.inf).argmax(1)
+        pool, count = pool[owner.argsort()], owner.bincount(minlength=len(self.codes))
+        chance = torch.rand(outcome.shape, generator=random, device=device)
+        outcome, chance = outcome.clamp(min=0), _hold(chance, switch)
+        place = (count.cumsum(0) - count)[outcome] + (chance * count[outcome]).long()
+        return torch.where((count > 0)[outcome][..., None], pool[place.clamp(max=POOL - 1)], self.codes[outcome])
+
     def skip(self, outcome: Tensor, random: torch.Generator) -> Tensor:
         """`outcome` with a share `hold` of its changes skipped: int64 [B, T]."""
         drawn = torch.rand(outcome.shape, generator=random, device=outcome.device)
         return _hold(outcome, _changes(outcome) & (drawn >= self.config.hold))
 
     def state(self) -> dict[str, Tensor]:
-        """The outcomes, codes and gains, from which `from_state` makes the same teacher."""
-        names = ("outcomes", "codes", "gain")
+        """Outcomes, codes, gains and what is asked for, from which `from_state` makes the same teacher."""
+        names = ("outcomes", "codes", "gain", "asked")
         return {name: getattr(self, name) for name in names} | {"contrast": torch.tensor(self.contrast)}
 
     @classmethod
@@ -232,11 +255,11 @@ def _changes(outcome: Tensor) -> Tensor:
     return F.pad(outcome[:, 1:] != outcome[:, :-1], (1, 0))
 
 
-def _hold(outcome: Tensor, taken: Tensor) -> Tensor:
-    """Each step's outcome as of the last change taken: outcome and taken [B, T]."""
-    times = torch.arange(outcome.shape[1], device=outcome.device)
+def _hold(value: Tensor, taken: Tensor) -> Tensor:
+    """Each step's value as of the last change taken: value and taken [B, T]."""
+    times = torch.arange(value.shape[1], device=value.device)
     last = torch.where(taken, times, 0).cummax(1).values
-    return outcome.gather(1, last)
+    return value.gather(1, last)
 
 
 def spread_codes(count: int, size: int, random: torch.Generator, sweeps: int = 300) -> Tensor:

@@ -142,6 +142,7 @@ _GRIDWORLD = {
         "optimizer": {"learning_rate": 3e-3, "schedule": "cosine", "warmup_steps": 300},
         "steps": 24_000,
         "post_task": POST_TRAINING_TASKS["medium"],
+        "control_steps": 800,
         "control_layers": [0, 1, 2, 3, 4, 5, 6],
     },
     "paper": {
