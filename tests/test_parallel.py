@@ -24,7 +24,7 @@ MADE = {
     "CompILE": lambda settings: CompILE(compile_config(settings)),
 }
 TINY = {"preset": "tiny", "steps": 6, "report_every": 1, "batch_size": 13, "length_groups": 2}
-TAUGHT = {"teacher": {"steps": 4, "weigh_after": 2, "trajectories": 64, "min_contrast": 0.0}}
+TAUGHT = {"teacher": {"steps": 4, "weigh_after": 2, "trajectories": 64, "min_contrast": 0.0, "fill_prior": True}}
 
 
 def _worker(rank: int, workers: int, meeting: str, run: str, settings: dict[str, Any], out: str) -> None:

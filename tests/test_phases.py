@@ -18,7 +18,7 @@ from irl_ray.phases.discover import Discover, discover_config
 from irl_ray.phases.pretrain import Pretrain, pretrain_config, pretraining_losses
 from irl_ray.phases.training import OptimizerConfig
 
-TEACHER = {"trajectories": 128, "weigh_after": 7, "min_contrast": 1.0}
+TEACHER = {"trajectories": 128, "weigh_after": 7, "min_contrast": 1.0, "fill_prior": True}
 
 
 def discover(tiny_weights, **changes):
@@ -106,13 +106,14 @@ def test_discovery_codes_help_the_base_model_against_no_codes(tiny_weights):
     assert metrics["action_nll"] < alone - 0.1
 
 
-@pytest.mark.parametrize("phase_name", ["pretrain", "discover", "taught"])
+@pytest.mark.parametrize("phase_name", ["pretrain", "discover", "taught", "weighed"])
 def test_a_resumed_run_equals_an_uninterrupted_one(phase_name, tiny_weights, tmp_path):
     def fresh():
         if phase_name == "discover":
             return discover(tiny_weights, report_every=5, steps=20)
-        if phase_name == "taught":
-            return discover(tiny_weights, report_every=5, steps=20, teacher={**TEACHER, "steps": 12})
+        if phase_name in ("taught", "weighed"):
+            teacher = {**TEACHER, "steps": 12, "weigh_after": 7 if phase_name == "taught" else 4}
+            return discover(tiny_weights, report_every=5, steps=20, teacher=teacher)
         return Pretrain(pretrain_config({"preset": "tiny", "report_every": 5, "steps": 20}))
 
     whole, first, second = fresh(), fresh(), fresh()
