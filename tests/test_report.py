@@ -122,6 +122,14 @@ def test_methods_are_told_apart_by_how_their_codes_were_found():
     assert comparison.method_of("InternalRL", unknown) == "codes of unknown origin"
 
 
+def test_runs_in_the_papers_world_are_not_pooled_with_the_small_ones():
+    found, medium = some_results(), rl_trial([0.5] * 12, {"env_config.preset": "medium"})
+    found.experiments.append(ExperimentResult("gridworld_internal_medium", "InternalRL", "1", [medium]))
+    assert {k: len(v) for k, v in comparison.methods(found, "gridworld, medium").items()} == {"internal RL": 1}
+    assert len(comparison.methods(found, "gridworld")["internal RL"]) == 3
+    assert [row[0] for row in comparison.method_table(found)[1]].count("gridworld, medium") == 1
+
+
 def test_the_page_says_what_was_not_run_and_repeats_itself(tmp_path, capsys):
     folder = tmp_path / "stored"
     results.store(some_results(), folder)

@@ -77,7 +77,8 @@ def test_missing_parts_and_unknown_names(folder):
         weights.load("gridwrold")
 
 
-def test_released_weights_load_and_tell_their_story():
-    agent = weights.load("gridworld", "metacontroller")
+@pytest.mark.parametrize("name", ["gridworld", "gridworld_medium", "ant"])
+def test_released_weights_load_and_tell_their_story(name):
+    agent = weights.load(name, "metacontroller")
     assert {"pretrain", "discover"} <= agent.metrics.keys()
     assert agent.provenance["discover"]["config"]["steps"] > 0

@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from irl_ray.analysis.results import Results, TrialResult
+from irl_ray.analysis.results import LARGER, Results, TrialResult
 from irl_ray.analysis.statistics import bootstrap_interval, episodes_to_half, interquartile_mean, success_after
 
 Row = tuple[Any, ...]
-WORLDS = ("gridworld", "ant")
+WORLDS = tuple(name + scale for name in ("gridworld", "ant") for scale in ("", *(f", {preset}" for preset in LARGER)))
 RAW = "RL on raw actions"
 APART = ("sweep", "scan", "search", "question")  # experiments that compare settings, not methods
 

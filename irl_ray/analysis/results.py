@@ -16,6 +16,7 @@ from irl_ray.errors import UserError
 from irl_ray.models import weights
 
 STORED = "experiment"  # the `kind` of a stored experiment; analyses have kinds of their own
+LARGER = ("medium", "paper")  # presets whose runs are not compared with those of the small one
 ANALYSES = ("probe", "control", "codes", "variance")
 _DATED = re.compile(r"_\d{8}-\d{6}$")
 _BOOKKEEPING = {"date", "done", "hostname", "node_ip", "pid", "time_since_restore", "time_this_iter_s", "timestamp",
@@ -58,8 +59,10 @@ class TrialResult:
 
     @property
     def world(self) -> str:
-        """ "ant" or "gridworld"."""
-        return "ant" if "Ant" in str(self.params.get("env", "")) else "gridworld"
+        """ "ant" or "gridworld", and the preset where it is not the small one, such as "gridworld, medium"."""
+        name = "ant" if "Ant" in str(self.params.get("env", "")) else "gridworld"
+        preset = self.params.get("env_config.preset", self.params.get("preset"))
+        return f"{name}, {preset}" if preset in LARGER else name
 
     @property
     def what(self) -> str:

@@ -371,7 +371,8 @@ class Discover(Phase):
         super().load_state(state)
         if state["teacher"]:
             config = self.config
-            self.teacher = OutcomeTeacher.from_state(config.teacher, self.agent.base, config.alpha, state["teacher"])
+            teacher = {name: value.to(config.device) for name, value in state["teacher"].items()}
+            self.teacher = OutcomeTeacher.from_state(config.teacher, self.agent.base, config.alpha, teacher)
         self._batches = None
 
     def _held_out(self) -> Trajectories:

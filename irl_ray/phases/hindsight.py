@@ -34,6 +34,7 @@ from irl_ray.models.sequence_model import SequenceModel
 
 WEIGHED_AT_ONCE = 256  # trajectories; full-rank controllers take much memory
 POOL = 4096  # codes of the prior from which a batch is taught
+STRAY = 0.01  # share of steps up to which an outcome in force is an accident
 
 
 @dataclass
@@ -50,7 +51,7 @@ class TeacherConfig:
         hold: share of changes that are skipped while taught before weighing, so that the decoder
             learns what a code does once its outcome has been reached.
         trajectories: demonstrations behind events and weighing.
-        code_noise: standard deviation of the noise on taught codes.
+        code_noise: standard deviation of the noise on taught codes, and of what the encoder is taught to propose.
         fill_prior: once changes are weighed, teach codes drawn from the prior instead, held from switch to switch:
             the outcomes that are still asked for share N(0, I) between them, so that whatever code internal
             RL starts with means one of them.
@@ -89,7 +90,8 @@ class OutcomeTeacher:
         outcomes: int64 [K], rows of the encoder's table.
         codes: [K, z], one for each outcome.
         gain: [K, K], nats that a change from one outcome to another gains; NaN where not weighed.
-        asked: bool [K], outcomes whose codes are ever put in force; all of them until changes are weighed.
+        asked: bool [K], outcomes whose codes were in force on more than a stray step when changes were weighed; all of
+            them before.
 
     Raises:
         UserError: if the base model marks no events.
@@ -187,7 +189,8 @@ class OutcomeTeacher:
             self._weigh(metacontroller, batch.select(rows), total, seen)
         self.gain = total / seen
         outcome, _ = self.segments(batch)
-        self.asked = outcome[batch.mask & (outcome >= 0)].bincount(minlength=len(self.codes)) > 0
+        count = outcome[batch.mask & (outcome >= 0)].bincount(minlength=len(self.codes))
+        self.asked = count > STRAY * count.sum()
 
     def _weigh(self, metacontroller: Metacontroller, batch: Trajectories, total: Tensor, seen: Tensor) -> None:
         """Adds the gains of one batch to `total` [K, K] and counts them in `seen` [K, K]."""
@@ -215,14 +218,15 @@ class OutcomeTeacher:
         return self.base.actions.log_prob(inputs, batch.action)
 
     def draw(self, outcome: Tensor, switch: Tensor, random: torch.Generator) -> Tensor:
-        """Codes [B, T, z] of the given outcomes, drawn from the prior and held from switch to switch.
+        """Codes [B, T, z] of the given outcomes [B, T], drawn from the prior and held from switch to switch.
 
-        Of N(0, I) every outcome that is asked for owns what is nearer to its code than to the others'.
+        Of N(0, I) every outcome that is asked for owns what is nearer to its code than to the others'; where
+        another is in force, its own code is given.
         """
         device, size = self.codes.device, self.codes.shape[1]
         pool = torch.randn(POOL, size, generator=random, device=device)
         owner = (pool @ self.codes.T).masked_fill(~self.asked, -torch.inf).argmax(1)
-        pool, count = pool[owner.argsort()], owner.bincount(minlength=len(self.codes))
+        pool, count = pool[owner.argsort(stable=True)], owner.bincount(minlength=len(self.codes))
         chance = torch.rand(outcome.shape, generator=random, device=device)
         outcome, chance = outcome.clamp(min=0), _hold(chance, switch)
         place = (count.cumsum(0) - count)[outcome] + (chance * count[outcome]).long()
