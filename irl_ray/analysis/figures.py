@@ -204,7 +204,7 @@ def injected_codes(plt: Any, results: Results) -> Drawn | None:
             error = [np.sqrt(max(0.0, p * (1 - p)) / max(1, count)) for p in pair]
             at = 2 * i + j + np.array([-0.18, 0.18])
             axes.bar(at, pair, 0.34, color=["white", "0.45"], edgecolor="black", yerr=error, capsize=2, linewidth=0.8)
-            ticks.append((2 * i + j, f"{analysis['model']}\n{'unseen' if kind else 'all'}"))
+            ticks.append((2 * i + j, f"{analysis['model']}\n{'unseen' if kind else 'all'}".replace("_", "\n")))
             rows.append((analysis["model"], "unseen" if kind else "all", analysis["injection_step"], count, *pair))
         words.append(f"{analysis['model']}: {got['reached_alone']:.2f} to {got['reached']:.2f}")
         if got["walks_unseen"]:
