@@ -92,29 +92,43 @@ def planted(count, random, symbols=5, segments=3):
     return F.pad(symbol, (0, 1)), symbol, mask, starts
 
 
-def test_planted_segments_are_found():
-    """Without labels: the boundaries and the meaning of the codes, on toy sequences whose segments are known."""
-    random = torch.Generator().manual_seed(1)
+def segments_found(seed):
+    """What a segmenter makes of planted segments: its objective without labels, F1 of its boundaries, and the share
+    of steps whose symbol its codes tell."""
+    random = torch.Generator().manual_seed(seed)
     segmenter = make_segmenter(segments=3, segment_length=4.5)
     decoder = nn.Linear(4, 5)
     optimizer = torch.optim.AdamW([*segmenter.parameters(), *decoder.parameters()], lr=5e-3)
+
+    def objective(found, action, mask):
+        nll = F.cross_entropy(decoder(found.code[mask]), action[mask], reduction="sum")
+        return (nll + 0.1 * (found.code_kl + found.boundary_kl).sum()) / len(mask)
+
     for _ in range(400):
         observation, action, mask, _ = planted(64, random)
         noise = torch.randn(64, 3, 4, generator=random)
         gumbel = gumbel_noise(torch.rand(64, 2, mask.shape[1] + 1, generator=random))
-        found = segmenter(observation, mask, noise, gumbel)
-        nll = F.cross_entropy(decoder(found.code[mask]), action[mask], reduction="sum")
-        loss = (nll + 0.1 * (found.code_kl + found.boundary_kl).sum()) / 64
         optimizer.zero_grad()
-        loss.backward()
+        objective(segmenter(observation, mask, noise, gumbel), action, mask).backward()
         optimizer.step()
     observation, action, mask, starts = planted(200, random)
     with torch.no_grad():
         found = segmenter(observation, mask)
         right = decoder(found.code).argmax(-1) == action
-    hits = float((found.switch & starts).sum())
-    assert 2 * hits / float(found.switch.sum() + starts.sum()) > 0.95
-    assert float(right[mask].float().mean()) > 0.95
+        hits = float((found.switch & starts).sum())
+        f1 = 2 * hits / float(found.switch.sum() + starts.sum())
+        return float(objective(found, action, mask)), f1, float(right[mask].float().mean())
+
+
+def test_planted_segments_are_found():
+    """Without labels: the boundaries and the meaning of the codes, on toy sequences whose segments are known.
+
+    One run in several ends in another optimum; which one depends on the last bits of the processor's sums, and the
+    objective tells it.
+    """
+    _, f1, told = min(segments_found(seed) for seed in (2, 3, 5))
+    assert f1 > 0.95
+    assert told > 0.95
 
 
 @pytest.fixture(scope="module")
