@@ -66,8 +66,8 @@ class TrialResult:
 
     @property
     def what(self) -> str:
-        """Settings and origin as text: two runs with the same are the same run, done twice."""
-        return json.dumps([self.params, self.origin], sort_keys=True)
+        """Settings, origin and length as text: two runs with the same are the same run, done twice."""
+        return json.dumps([self.params, self.origin, len(self.curve)], sort_keys=True)
 
 
 @dataclass
