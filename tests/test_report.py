@@ -130,6 +130,14 @@ def test_runs_in_the_papers_world_are_not_pooled_with_the_small_ones():
     assert [row[0] for row in comparison.method_table(found)[1]].count("gridworld, medium") == 1
 
 
+def test_a_run_stays_beside_a_shorter_one_and_not_beside_itself():
+    def experiment(date, updates):
+        return ExperimentResult("gridworld_internal", "InternalRL", date, [rl_trial([0.5] * updates)])
+
+    kept = results._each_once([experiment("1", 12), experiment("2", 6), experiment("3", 12)])
+    assert sorted((e.date, len(e.trials[0].curve)) for e in kept) == [("2", 6), ("3", 12)]
+
+
 def test_the_page_says_what_was_not_run_and_repeats_itself(tmp_path, capsys):
     folder = tmp_path / "stored"
     results.store(some_results(), folder)
