@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from conftest import make_agent
@@ -10,13 +12,14 @@ from hypothesis import strategies as st
 
 from irl_ray.envs.pinpad import PinpadSpec
 from irl_ray.envs.worlds import gridworld_spec
+from irl_ray.errors import UserError
 from irl_ray.models.code_policy import CodePolicy, CodePolicyConfig
 from irl_ray.models.encoders import AbsoluteEncoder
 from irl_ray.models.hawk import linear_scan, parallel_scan
 from irl_ray.models.metacontroller import ControllerDecoder, Proposal
 from irl_ray.models.sequence_model import SequenceModelConfig
 from irl_ray.models.state import reset_rows
-from irl_ray.models.transformer import position_buckets
+from irl_ray.models.transformer import CausalSelfAttention, position_buckets
 from irl_ray.models.weights import new_base
 
 TOLERANCE = {"atol": 1e-5, "rtol": 1e-4}
@@ -200,6 +203,36 @@ def test_padding_changes_nothing():
     torch.testing.assert_close(masked.proposal.mean[:, :6], alone.proposal.mean, **TOLERANCE)
 
 
+def test_the_summary_is_one_vector_of_the_whole_sequence():
+    agent, observed = make_agent(WORLD), observations(2, 7)
+    meta, residual = agent.metacontroller, torch.randn(2, 7, 32)
+    mask = torch.tensor([[True] * 7, [True] * 4 + [False] * 3])
+    summary = meta.summarise(residual, mask)
+    assert summary.shape == (2, 7, meta.config.summary_size)
+    assert torch.equal(summary, summary[:, :1].expand_as(summary))
+    blocks = meta.norm(residual)
+    for block in meta.summary.blocks:
+        blocks = block(blocks)
+    last = torch.stack([blocks[0, 6], blocks[1, 3]])
+    torch.testing.assert_close(summary[:, 0], meta.summary.out(meta.summary.norm(last)), **TOLERANCE)
+    for t in range(7):  # every real step reaches it, padding does not
+        changed = residual.clone()
+        changed[:, t] += 1.0
+        moved = (meta.summarise(changed, mask) - summary).abs().amax((1, 2)) > 1e-6
+        assert moved.tolist() == [True, t < 4]
+    by_step = make_agent(WORLD, summary="step")
+    _, controls = run_meta(by_step, observed)
+    told = by_step.metacontroller.summarise(residual, mask)
+    assert not torch.allclose(told[:, 0], told[:, 1])
+    assert controls.code.shape == (2, 7, 4)
+
+
+@pytest.mark.parametrize("wrong", [{"summary": "both"}, {"summary_layers": 0}, {"switch": "hard"}, {"rank": 0}])
+def test_shapes_of_a_metacontroller_that_cannot_be_are_refused(wrong):
+    with pytest.raises(UserError, match=next(iter(wrong))):
+        make_agent(WORLD, **wrong)
+
+
 def test_gumbel_switches_are_binary_and_carry_gradient():
     agent = make_agent(WORLD, switch="gumbel")
     meta = agent.metacontroller.requires_grad_(True)
@@ -208,6 +241,36 @@ def test_gumbel_switches_are_binary_and_carry_gradient():
     assert set(controls.beta.detach().round(decimals=4).unique().tolist()) <= {0.0, 1.0}
     controls.code.sum().backward()
     assert float(meta.switch_context.weight.grad.abs().sum()) > 0
+
+
+@pytest.mark.parametrize("temperature", [0.3, 1.0])
+@given(logit=st.floats(-4, 4))
+def test_gumbel_switches_are_open_as_often_as_the_sigmoid_says(temperature, logit):
+    """P(beta = 1) = sigma(logit), at any temperature of the relaxation."""
+    meta = make_agent(WORLD, switch="gumbel", switch_temperature=temperature).metacontroller
+    torch.nn.init.zeros_(meta.switch_out.weight)
+    torch.nn.init.constant_(meta.switch_out.bias, logit)
+    residual, proposed = torch.zeros(400, 21, 32), torch.zeros(400, 21, 4)
+    noise = torch.rand(400, 21, generator=torch.Generator().manual_seed(0))
+    beta, _ = meta.integrate(residual, meta.memory(residual), proposed, switch_noise=noise)
+    share, expected = float(beta[:, 1:].mean()), 1 / (1 + math.exp(-logit))
+    assert share == pytest.approx(expected, abs=4 * (expected * (1 - expected) / 8000) ** 0.5 + 1e-4)
+
+
+def test_attention_is_that_of_a_plain_loop():
+    """Each head on its own slice of the width, scaled by its size, with a bias by distance; nothing of the future."""
+    torch.manual_seed(0)
+    attention, x = CausalSelfAttention(12, 3), torch.randn(1, 5, 12)
+    assert (attention.head_size, attention.qkv.weight.shape) == (4, (36, 12))
+    torch.nn.init.normal_(attention.bias)
+    q, k, v = attention.qkv(x)[0].split(12, -1)
+    mixed = torch.zeros(5, 12)
+    for head in range(3):
+        part = slice(4 * head, 4 * head + 4)
+        for t in range(5):
+            scores = torch.stack([q[t, part] @ k[s, part] / 2 + attention.bias[head, t - s] for s in range(t + 1)])
+            mixed[t, part] = scores.softmax(0) @ v[: t + 1, part]
+    torch.testing.assert_close(attention(x)[0], attention.out(mixed), **TOLERANCE)
 
 
 def test_forced_switch_takes_every_proposal():

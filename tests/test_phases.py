@@ -15,7 +15,7 @@ from irl_ray.errors import UserError
 from irl_ray.models import weights
 from irl_ray.models.weights import fingerprint
 from irl_ray.phases.discover import Discover, discover_config
-from irl_ray.phases.pretrain import Pretrain, pretrain_config, pretraining_losses
+from irl_ray.phases.pretrain import STATIC_EVERY, Pretrain, pretrain_config, pretraining_losses
 from irl_ray.phases.training import OptimizerConfig
 
 TEACHER = {"trajectories": 128, "weigh_after": 7, "min_contrast": 1.0, "fill_prior": True}
@@ -36,6 +36,68 @@ def test_pretraining_learns_what_the_visits_tell():
     assert before > 1.3
     assert gates["eval/action_nll"] < 0.9 * math.log(4)
     assert gates["eval/action_nll"] > gates["floor/bayes"] > gates["floor/oracle"]
+
+
+def test_pretraining_losses_are_those_of_a_plain_loop(tiny_weights, tiny_world):
+    """The action taken, the agent's cell one step later, the fixed cells: over real steps alone."""
+    base = weights.load(tiny_weights).base
+    batch = GridworldExpert(tiny_world).sample(5, torch.Generator().manual_seed(2))
+    found = pretraining_losses(base, batch)
+    hidden = base.norm(base.upper(base.embed(batch.observation[:, :-1]), 0))
+    sums = torch.zeros(3)
+    for row, length in enumerate(batch.mask.sum(1).tolist()):
+        for t in range(length):
+            at = hidden[row, t]
+            sums[0] -= base.action_head(at).log_softmax(-1)[batch.action[row, t]]
+            sums[1] -= base.agent_logits(at).log_softmax(-1)[batch.observation[row, t + 1, -1]]
+            if t % STATIC_EVERY == 0:
+                static = base.static_logits(at).log_softmax(-1)
+                cells = batch.observation[row, t, :-1]
+                sums[2] -= STATIC_EVERY * static[torch.arange(len(cells)), cells].mean()
+    assert len(set(batch.mask.sum(1).tolist())) > 1
+    torch.testing.assert_close(torch.stack(found), sums, atol=1e-3, rtol=1e-4)
+
+
+@pytest.mark.parametrize("switch", ["soft", "gumbel"])
+def test_discovery_losses_are_those_of_a_plain_loop(switch, tiny_weights, tiny_world):
+    """Eq. 9 step by step: action NLL under the code in force, and the KL of every proposal, taken or not."""
+    phase = discover(tiny_weights, metacontroller={"switch": switch})
+    base, meta = phase.agent.base, phase.agent.metacontroller
+    batch = phase.demonstrations.sample(4, torch.Generator().manual_seed(3))
+    phase._noise.manual_seed(9)
+    with torch.no_grad():
+        found = torch.stack(phase.losses(batch))
+    phase._noise.manual_seed(9)
+    shape = batch.mask.shape
+    noise = torch.randn(*shape, meta.config.code_size, generator=phase._noise)
+    uniform = torch.rand(shape, generator=phase._noise)
+    sums = torch.zeros(3)
+    with torch.no_grad():
+        for row, length in enumerate(batch.mask.sum(1).tolist()):
+            residual = base.embed(batch.observation[row : row + 1, :length])
+            residual = base.lower(residual, meta.layer)
+            summary = meta.summarise(residual, torch.ones(1, length, dtype=torch.bool))
+            hidden, code, steered = torch.zeros(1, 1, meta.config.memory_size), None, []
+            for t in range(length):
+                e, memory = residual[:, t], hidden[0]
+                mean, log_std = meta.encode(e, memory, summary[:, t])
+                proposed = mean + log_std.exp() * noise[row, t]
+                beta = torch.ones(1)
+                if code is not None:
+                    logit = meta.switch_logit(e, memory, code)
+                    drawn = torch.logit(uniform[row, t]) + logit > 0
+                    beta = torch.sigmoid(logit) if switch == "soft" else drawn.float()
+                code = proposed if code is None else beta * proposed + (1 - beta) * code
+                sums[1] += torch.distributions.kl_divergence(
+                    torch.distributions.Normal(mean, log_std.exp()), torch.distributions.Normal(0.0, 1.0)
+                ).sum()
+                sums[2] += float(beta)
+                steered.append(e + (meta.decoder.matrix(code) @ e[..., None])[..., 0])
+                _, hidden = meta.gru(meta.norm(e)[:, None], hidden)
+            top = base.upper(torch.stack(steered, 1), meta.layer)
+            sums[0] -= base.action_inputs(top)[0].log_softmax(-1).gather(1, batch.action[row, :length, None]).sum()
+    assert len(set(batch.mask.sum(1).tolist())) > 1
+    torch.testing.assert_close(found, sums, atol=1e-3, rtol=1e-4)
 
 
 def test_length_groups_do_not_change_the_gradient(tiny_weights):
@@ -79,7 +141,7 @@ def test_discovery_goes_on_from_a_metacontroller(tiny_weights):
     shape = {"code_size": 4, "memory_size": 8, "summary_size": 8, "rank": 4}
     phase = discover(tiny_weights, start_from=str(tiny_weights), metacontroller=shape)
     assert fingerprint(phase.agent.metacontroller) == fingerprint(found)
-    with pytest.raises(UserError, match="another shape"):
+    with pytest.raises(UserError, match="another shape.*code_size is 4 there and 3 here"):
         discover(tiny_weights, start_from=str(tiny_weights), metacontroller=shape | {"code_size": 3})
 
 

@@ -11,6 +11,7 @@ import torch
 
 from irl_ray.errors import UserError
 from irl_ray.models import weights
+from irl_ray.models.metacontroller import MetacontrollerConfig
 
 
 @pytest.fixture
@@ -80,5 +81,7 @@ def test_missing_parts_and_unknown_names(folder):
 @pytest.mark.parametrize("name", ["gridworld", "gridworld_medium", "ant"])
 def test_released_weights_load_and_tell_their_story(name):
     agent = weights.load(name, "metacontroller")
+    assert agent.metacontroller.config.summary == "step"  # older than the key; a fresh one reads its sequence once
+    assert MetacontrollerConfig().summary == "sequence"
     assert {"pretrain", "discover"} <= agent.metrics.keys()
     assert agent.provenance["discover"]["config"]["steps"] > 0

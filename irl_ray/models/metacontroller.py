@@ -3,8 +3,8 @@
 One function per equation:
 
     memory       h_t = GRU(e_t, h_{t-1})                          Eq. 12   causal
-    summarise    s   = f_emb(e_{1:T})                             Eq. 13   sees the whole sequence
-    encode       mu_t, Sigma_t = f_enc(e_t, h_{t-1}, s_t)         Eq. 14
+    summarise    s   = f_emb(e_{1:T})                             Eq. 13   one vector, sees the whole sequence
+    encode       mu_t, Sigma_t = f_enc(e_t, h_{t-1}, s)           Eq. 14
     propose      z~_t ~ N(mu_t, Sigma_t)                          Eq. 15
     switch       beta_t = f_switch(e_t, h_{t-1}, z_{t-1})         Eq. 16   causal
     integrate    z_t = beta_t z~_t + (1 - beta_t) z_{t-1}         Eq. 17
@@ -14,6 +14,8 @@ One function per equation:
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -21,8 +23,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from irl_ray.config import check_at_least
 from irl_ray.errors import UserError
 from irl_ray.models.hawk import RGLRU
+from irl_ray.models.sequence_model import Block, SequenceModelConfig
 from irl_ray.models.state import State
 
 
@@ -34,7 +38,10 @@ class MetacontrollerConfig:
         layer: l, the residual layer it reads and writes; None for L/2.
         code_size: n_z.
         memory_size: n_h, width of the causal GRU.
-        summary_size: n_s, width of the sequence embedding read at each step.
+        summary: "sequence", one vector for the whole sequence (the paper's), or "step" (ours, kept for comparison),
+            which is read at each step and so hands the encoder the actions that follow it.
+        summary_layers: L_emb, Hawk blocks of the "sequence" summary.
+        summary_size: n_s, width of the summary.
         encoder_hidden: hidden width of f_enc and f_switch.
         decoder_hidden: hidden width of f_hyp; None for a U(z) that is linear in z (ours), whose units cannot die.
         rank: rank of U; None for a full matrix (the ant's).
@@ -50,6 +57,8 @@ class MetacontrollerConfig:
     layer: int | None = None
     code_size: int = 8
     memory_size: int = 32
+    summary: str = "sequence"
+    summary_layers: int = 2
     summary_size: int = 32
     encoder_hidden: int = 64
     decoder_hidden: int | None = 32
@@ -60,6 +69,15 @@ class MetacontrollerConfig:
     switch: str = "soft"
     switch_temperature: float = 1.0
     forced_switch: bool = False
+
+    def __post_init__(self) -> None:
+        for name, choices in (("summary", tuple(SUMMARIES)), ("switch", ("soft", "gumbel"))):
+            if getattr(self, name) not in choices:
+                raise UserError(f"{name}: expected one of {', '.join(choices)}, got {getattr(self, name)!r}")
+        check_at_least(self, code_size=1, memory_size=1, summary_layers=1, summary_size=1, encoder_hidden=1)
+        check_at_least(self, decoder_hidden=1, rank=1, controller_scale=0)
+        if not self.switch_temperature > 0:
+            raise UserError(f"switch_temperature: expected above 0, got {self.switch_temperature}")
 
 
 class Proposal(NamedTuple):
@@ -90,7 +108,34 @@ class Controls(NamedTuple):
 
 
 class SequenceSummary(nn.Module):
-    """f_emb: a bidirectional RG-LRU over the residual stream (Eq. 13). Not causal, by design."""
+    """f_emb: Hawk blocks over the residual stream, read once, at the last real step (Eq. 13). Not causal, by design.
+
+    Args:
+        width: d, also of the blocks.
+        layers: L_emb.
+        size: n_s.
+    """
+
+    def __init__(self, width: int, layers: int, size: int):
+        super().__init__()
+        shape = SequenceModelConfig(mixer="hawk", width=width, heads=math.gcd(width, 8), mlp=2 * width)
+        self.blocks = nn.ModuleList(Block(shape) for _ in range(layers))
+        self.norm = nn.RMSNorm(width)
+        self.out = nn.Linear(width, size)
+
+    def forward(self, residual: Tensor, mask: Tensor) -> Tensor:
+        """e [B, T, d], mask [B, T] -> s [B, T, s], the same at every t."""
+        x = residual
+        for block in self.blocks:
+            x = block(x, mask)
+        steps = torch.arange(mask.shape[1], device=mask.device)
+        last = (steps * mask).argmax(1)
+        summary = self.out(self.norm(x[torch.arange(len(x), device=x.device), last]))
+        return summary[:, None].expand(-1, x.shape[1], -1)
+
+
+class StepSummary(nn.Module):
+    """A bidirectional RG-LRU that is read at every step (ours): unlike Eq. 13 it tells t from t'."""
 
     def __init__(self, width: int, size: int):
         super().__init__()
@@ -102,11 +147,17 @@ class SequenceSummary(nn.Module):
         self.out = nn.Linear(size, size)
 
     def forward(self, residual: Tensor, mask: Tensor) -> Tensor:
-        """e [B, T, d], mask [B, T] -> [B, T, s]."""
+        """e [B, T, d], mask [B, T] -> s_t [B, T, s]."""
         past, future = self.input(residual).chunk(2, -1)
         past = self.forward_scan(past, mask)
         future = self.backward_scan(future.flip(1), mask.flip(1)).flip(1)
         return self.out(F.gelu(torch.cat([past, future], -1)))
+
+
+SUMMARIES: dict[str, Callable[[int, MetacontrollerConfig], nn.Module]] = {
+    "sequence": lambda width, config: SequenceSummary(width, config.summary_layers, config.summary_size),
+    "step": lambda width, config: StepSummary(width, config.summary_size),
+}
 
 
 class ControllerDecoder(nn.Module):
@@ -175,12 +226,10 @@ class Metacontroller(nn.Module):
         self.layer = num_layers // 2 if config.layer is None else config.layer
         if not 0 <= self.layer <= num_layers:
             raise UserError(f"layer={self.layer}: the base model has layers 0..{num_layers}")
-        if config.switch not in ("soft", "gumbel"):
-            raise UserError(f"switch: expected 'soft' or 'gumbel', got {config.switch!r}")
         z, hidden = config.code_size, config.encoder_hidden
         self.norm = nn.RMSNorm(width)
         self.gru = nn.GRU(width, config.memory_size, batch_first=True)
-        self.summary = SequenceSummary(width, config.summary_size)
+        self.summary = SUMMARIES[config.summary](width, config)
         context = width + config.memory_size
         self.encoder = nn.Sequential(
             nn.Linear(context + config.summary_size, hidden), nn.ReLU(), nn.Linear(hidden, 2 * z)
@@ -199,7 +248,7 @@ class Metacontroller(nn.Module):
         return F.pad(hidden[:, :-1], (0, 0, 1, 0))
 
     def summarise(self, residual: Tensor, mask: Tensor) -> Tensor:
-        """s (Eq. 13): [B, T, d] -> [B, T, s]."""
+        """s (Eq. 13): [B, T, d] -> [B, T, s], the same at every t unless the configuration asks for one per step."""
         return self.summary(self.norm(residual), mask)
 
     def encode(self, residual: Tensor, memory: Tensor, summary: Tensor) -> Proposal:

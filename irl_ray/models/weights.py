@@ -70,8 +70,10 @@ class Artefact:
 
     @property
     def action_temperature(self) -> float:
-        """At which the base model's actions are drawn; the policy's own where there is one."""
-        return self.policy.config.action_temperature if self.policy else 1.0
+        """At which the base model's actions are drawn: as the policy over codes, or raw RL, was trained."""
+        if self.policy is not None:
+            return self.policy.config.action_temperature
+        return self.provenance.get("RawRL", {}).get("action_temperature", 1.0)
 
     def forget(self, *phases: str) -> None:
         """Drops what was measured and told of phases whose outcome is no longer part of the artefact."""
@@ -254,7 +256,9 @@ def load(name: str | os.PathLike[str], *required: str, device: str | torch.devic
     if "base" in config:
         artefact.base = new_base(build(SequenceModelConfig, config["base"], f"{folder}: base"), world)
     if "metacontroller" in config:
-        shape = build(MetacontrollerConfig, config["metacontroller"], f"{folder}: metacontroller")
+        # Weights without the key are older than it: their summary is read per step.
+        told = {"summary": "step", **config["metacontroller"]}
+        shape = build(MetacontrollerConfig, told, f"{folder}: metacontroller")
         artefact.metacontroller = Metacontroller(shape, artefact.base.width, artefact.base.num_layers)
     if "segmenter" in config:
         shape = build(SegmenterConfig, config["segmenter"], f"{folder}: segmenter")

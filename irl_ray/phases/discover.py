@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from irl_ray.analysis.codes import class_mean_codes, controls_of, injected_success, metacontroller_gates
-from irl_ray.config import build, check_at_least, check_device
+from irl_ray.config import build, check_at_least, check_device, to_plain
 from irl_ray.data.sources import open_demonstrations
 from irl_ray.data.trajectories import Trajectories
 from irl_ray.envs.worlds import ANT_ID, GRIDWORLD_ID, POST_TRAINING_TASKS, preset_of
@@ -197,7 +197,12 @@ def metacontroller_to_go_on_from(config: DiscoverConfig, fresh: Metacontroller) 
     found = weights.load(config.start_from, "metacontroller", device=config.device).metacontroller
     shapes = [{name: tensor.shape for name, tensor in m.state_dict().items()} for m in (found, fresh)]
     if shapes[0] != shapes[1] or found.layer != fresh.layer:
-        raise UserError(f"config.start_from: {config.start_from} holds a metacontroller of another shape or layer")
+        there, here = ({**to_plain(m.config), "layer": m.layer} for m in (found, fresh))
+        different = [f"{key} is {there[key]} there and {here[key]} here" for key in here if there[key] != here[key]]
+        raise UserError(
+            f"config.start_from: {config.start_from} holds a metacontroller of another shape: "
+            f"metacontroller.{', '.join(different)}"
+        )
     return found
 
 
