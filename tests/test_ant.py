@@ -149,16 +149,20 @@ def test_same_seed_same_run_whatever_the_batch_and_the_threads():
 
 
 def test_single_equals_vector_and_autoreset_starts_anew():
-    single, vector = AntPinpadEnv(preset="small"), gym.make_vec(ANT_ID, num_envs=1, preset="small", horizon=2)
-    assert (single.reset(seed=5)[0] == AntPinpadEnv(preset="small").reset(seed=5)[0]).all()
-    vector.reset(seed=5)
-    for expected in (False, True):
-        *_, truncated, _ = vector.step(np.zeros((1, 8)))
-        assert truncated[0] == expected
+    single, vector = AntPinpadEnv(preset="small"), gym.make_vec(ANT_ID, num_envs=2, preset="small", horizon=4)
+    alone, batch = single.reset(seed=6)[0], vector.reset(seed=5)[0]
+    random = np.random.default_rng(0)
+    for step in range(4):
+        assert (alone == batch[1]).all() and not (batch[0] == batch[1]).all()
+        action = random.uniform(-1, 1, (2, 8))
+        alone, reward, terminated, _, _ = single.step(action[1])
+        batch, rewards, ends, truncated, _ = vector.step(action)
+        assert (reward, terminated) == (rewards[1], ends[1]) == (0, False)
+        assert truncated.tolist() == [step == 3] * 2
     old = vector.entities.copy()
-    _, reward, terminated, truncated, _ = vector.step(np.zeros((1, 8)))
-    assert not (reward[0] or terminated[0] or truncated[0]) and vector.elapsed[0] == 0
-    assert not (old == vector.entities).all()
+    _, reward, terminated, truncated, _ = vector.step(np.zeros((2, 8)))
+    assert not (reward.any() or terminated.any() or truncated.any()) and not vector.elapsed.any()
+    assert not (old == vector.entities).all(1).any()
 
 
 def test_bad_settings_are_named():

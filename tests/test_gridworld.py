@@ -104,14 +104,24 @@ def test_single_env_passes_gymnasiums_checker():
 
 
 def test_same_seed_same_run_and_single_equals_vector():
-    single, vector = GridPinpadEnv(preset="small"), gym.make_vec("irl_ray/GridPinpad-v0", num_envs=2, preset="small")
-    first, _ = single.reset(seed=5)
-    again, _ = GridPinpadEnv(preset="small").reset(seed=5)
-    assert (first == again).all()
-    batch, _ = vector.reset(seed=5)
-    repeat, _ = gym.make_vec("irl_ray/GridPinpad-v0", num_envs=2, preset="small").reset(seed=5)
-    assert (batch == repeat).all()
-    assert not (batch[0] == batch[1]).all()
+    """Row 1 of a batch seeded with 5 is the single environment seeded with 6, to the end of its episode."""
+    single = GridPinpadEnv(preset="small")
+    vector, again = (
+        gym.make_vec("irl_ray/GridPinpad-v0", num_envs=2, preset="small", autoreset="disabled") for _ in range(2)
+    )
+    alone, info = single.reset(seed=6)
+    batch, infos = vector.reset(seed=5)
+    assert (again.reset(seed=5)[0] == batch).all() and not (batch[0] == batch[1]).all()
+    actions, over = np.random.default_rng(0), False
+    while not over:
+        assert (alone == batch[1]).all()
+        assert {name: infos[name][1] for name in info} == info
+        action = actions.integers(4, size=2)
+        alone, reward, *ends, info = single.step(action[1])
+        batch, rewards, terminated, truncated, infos = vector.step(action)
+        assert [reward, *ends] == [rewards[1], terminated[1], truncated[1]]
+        over = any(ends)
+    assert single.vector.elapsed[0] > 1
 
 
 def test_next_step_autoreset_starts_a_new_layout():
@@ -132,6 +142,9 @@ def test_reset_mask_restarts_only_the_named_rows():
     assert (before[[0, 2]] == after[[0, 2]]).all()
     other, _ = GridPinpadVectorEnv(3, preset="tiny", observation="cells").reset(seed=[0, 8, 0])
     assert (after[1] == other[1]).all()
+    for mask, seed, told in (([0, 1, 0], None, "booleans"), ([True], None, "booleans"), ([True] * 3, [1], "seeds")):
+        with pytest.raises(UserError, match=told):
+            env.reset(seed=seed, options={"reset_mask": np.array(mask)})
 
 
 def test_render_modes(monkeypatch):

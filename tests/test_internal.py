@@ -35,7 +35,7 @@ def policy():
     return made
 
 
-def by_hand(agent, seed, codes, threshold=0.5):
+def by_hand(agent, seed, codes, threshold=0.5, temperature=1.0):
     """Algorithms 1 and 2 for one episode, in the parallel form, one decision per switch."""
     base, meta = agent.base, agent.metacontroller
     raw = vector_env(WORLD, 1)
@@ -52,18 +52,19 @@ def by_hand(agent, seed, codes, threshold=0.5):
             observed_at_switch.append(residual[0, -1])
         controlled.append(meta.control(residual[:, -1], code))
         logits = base.action_inputs(base.upper(torch.stack(controlled, 1), meta.layer))[:, -1]
-        action = sample_actions(logits, torch.tensor([uniforms[len(seen) - 1]]))
+        action = sample_actions(logits / temperature, torch.tensor([uniforms[len(seen) - 1]]))
         observation, _, terminated, truncated, _ = raw.step(action.numpy())
         over = bool(terminated[0] | truncated[0])
     return torch.stack(observed_at_switch), len(seen)
 
 
+@pytest.mark.parametrize("threshold, temperature", [(0.5, 1.0), (0.45, 0.2), (0.55, 4.0)])
 @pytest.mark.parametrize("mixer", ["transformer", "hawk"])
-def test_internal_episode_equals_the_algorithm_by_hand(tiny_world, mixer):
-    agent = make_agent(tiny_world, mixer)
+def test_internal_episode_equals_the_algorithm_by_hand(tiny_world, mixer, threshold, temperature):
+    agent, acting = make_agent(tiny_world, mixer), {"threshold": threshold, "action_temperature": temperature}
     for seed in range(6):
-        (episode,) = sample_code_episodes(agent, None, WORLD, [seed])
-        expected, raw_steps = by_hand(agent, seed, torch.from_numpy(episode.action))
+        (episode,) = sample_code_episodes(agent, None, WORLD, [seed], **acting)
+        expected, raw_steps = by_hand(agent, seed, torch.from_numpy(episode.action), threshold, temperature)
         assert episode.raw_steps == raw_steps
         torch.testing.assert_close(torch.from_numpy(episode.observation[:-1]), expected, atol=1e-4, rtol=1e-4)
 
@@ -115,8 +116,8 @@ def test_episodes_are_complete_and_unbiased_by_length(tiny_agent):
 
 
 def test_gymnasium_interface_gives_the_same_episode(tiny_agent):
-    env = InternalVectorEnv(tiny_agent, WORLD, 3, autoreset="disabled")
-    sampled = sample_code_episodes(tiny_agent, None, WORLD, [11, 12, 13])
+    env = InternalVectorEnv(tiny_agent, WORLD, 3, action_temperature=0.5, autoreset="disabled")
+    sampled = sample_code_episodes(tiny_agent, None, WORLD, [11, 12, 13], action_temperature=0.5)
     observation, _ = env.reset(seed=[11, 12, 13])
     done, steps = np.zeros(3, bool), np.zeros(3, int)
     for k in range(max(len(e.action) for e in sampled)):
@@ -125,17 +126,95 @@ def test_gymnasium_interface_gives_the_same_episode(tiny_agent):
                 np.testing.assert_allclose(observation[row], episode.observation[k], atol=1e-4)
         codes = np.stack([e.action[min(k, len(e.action) - 1)] for e in sampled])
         observation, _, terminated, truncated, info = env.step(codes)
-        steps += info["raw_steps"]
+        steps += info["raw_steps"] * ~done
         done |= terminated | truncated
+        if (terminated | truncated).any():  # rows that are over go on with any episode: the others do not notice
+            env.reset(options={"reset_mask": terminated | truncated})
     assert done.all() and steps.tolist() == [e.raw_steps for e in sampled]
 
 
-def test_autoreset_starts_a_new_episode(tiny_agent):
-    env = InternalVectorEnv(tiny_agent, replace(WORLD, horizon=2), 2)
-    env.reset(seed=0)
-    for _ in range(6):
-        observation, reward, terminated, truncated, _ = env.step(np.zeros((2, 4), np.float32))
-    assert np.isfinite(observation).all()
+def played(env, codes, rows=slice(None)):
+    """Observations, rewards, ends and raw steps of some decisions, of the given rows."""
+    told = []
+    for code in codes:
+        observation, reward, terminated, truncated, info = env.step(code)
+        told.append([observation[rows], reward[rows], terminated[rows], truncated[rows], info["raw_steps"][rows]])
+    return told
+
+
+@pytest.mark.parametrize("mixer", ["transformer", "hawk"])
+def test_autoreset_starts_a_new_episode(tiny_world, mixer):
+    """Whatever came before, a new episode is that of an environment that has just been opened."""
+    agent = make_agent(tiny_world, mixer)
+    env, fresh = (InternalVectorEnv(agent, replace(WORLD, horizon=6), 2) for _ in range(2))
+    random = np.random.default_rng(0)
+    env.reset(seed=3)
+    over = np.zeros(2, bool)
+    while not over.any():
+        *_, terminated, truncated, _ = env.step(random.standard_normal((2, 4), np.float32))
+        over = terminated | truncated
+    observation, reward, terminated, truncated, info = env.step(np.ones((2, 4), np.float32))
+    again = np.flatnonzero(over)
+    assert not (reward[again].any() or terminated[again].any() or truncated[again].any())
+    assert not info["raw_steps"][again].any() and not env.raw.elapsed[again].any()
+    assert (env._state["meta"]["code"][again] == 0).all()
+    seeds = [100, 101]
+    first, _ = env.reset(seed=seeds)
+    expected, _ = fresh.reset(seed=seeds)
+    np.testing.assert_array_equal(first, expected)
+    for name, value in fresh._state["meta"].items():
+        assert torch.equal(env._state["meta"][name], value), name
+    codes = random.standard_normal((5, 2, 4), np.float32)
+    for one, other in zip(played(env, codes), played(fresh, codes)):
+        for a, b in zip(one, other):
+            np.testing.assert_array_equal(a, b)
+
+
+def test_rows_that_are_reset_get_their_own_seeds(tiny_agent):
+    """By mask, with a seed for every row or for those rows, as in an environment where all start with them."""
+    codes = np.random.default_rng(0).standard_normal((6, 3, 4), np.float32)
+    whole = InternalVectorEnv(tiny_agent, WORLD, 3)
+    whole.reset(seed=[50, 51, 52])
+    expected = played(whole, codes, rows=[1, 2])
+    mask = np.array([False, True, True])
+    for seeds in ([50, 51, 52], [51, 52]):
+        env = InternalVectorEnv(tiny_agent, WORLD, 3)
+        env.reset(seed=7)
+        env.step(codes[0])
+        env.reset(seed=seeds, options={"reset_mask": mask})
+        for one, other in zip(played(env, codes, rows=[1, 2]), expected):
+            for a, b in zip(one, other):
+                np.testing.assert_allclose(a, b, atol=1e-5)
+
+
+@pytest.mark.parametrize("make, told", [
+    (lambda env: env.step(np.zeros((2, 4))), "before reset"),
+    (lambda env: (env.reset(seed=0), env.step(np.zeros((2, 3)))), "shape"),
+    (lambda env: (env.reset(seed=0), env.step(np.zeros(4))), "shape"),
+    (lambda env: (env.reset(seed=0), env.step(np.array([[0.0] * 4, [0, np.nan, 0, 0]]))), "row 1 is not finite"),
+    (lambda env: (env.reset(seed=[1, 2, 3])), "2 seeds"),
+    (lambda env: (env.reset(options={"reset_mask": np.ones(3, bool)})), "2 booleans"),
+    (lambda env: (env.reset(seed=0), [env.step(np.zeros((2, 4))) for _ in range(40)]), "are over"),
+])  # fmt: skip
+def test_misuse_costs_one_line(make, told, tiny_agent):
+    with pytest.raises(UserError, match=told):
+        make(InternalVectorEnv(tiny_agent, WORLD, 2, autoreset="disabled"))
+
+
+@pytest.mark.parametrize("mode", ["same_step", "Next_step", ""])
+def test_other_modes_of_autoreset_are_refused(mode, tiny_agent):
+    with pytest.raises(UserError, match="expected 'next_step' or 'disabled'"):
+        InternalVectorEnv(tiny_agent, WORLD, 1, autoreset=mode)
+
+
+@pytest.mark.parametrize("bias", [-1000.0, 0.0, 1000.0])
+def test_thresholds_at_the_extremes(tiny_world, bias):
+    """At 0 there is a decision at every raw step, however firmly the switch is shut; at 1 where it is wide open."""
+    agent = make_agent(tiny_world, initial_switch_bias=bias)
+    forced = sample_code_episodes(agent, None, WORLD, range(12), threshold=0.0)
+    assert (forced.decisions == forced.raw_steps).all() and forced.raw_steps.max() > 5
+    once = sample_code_episodes(agent, None, WORLD, range(12), threshold=1.0)
+    assert (once.decisions == (once.raw_steps if bias > 0 else 1)).all()
 
 
 def test_sampling_leaves_the_frozen_parts_alone(tiny_agent):

@@ -14,6 +14,51 @@ from irl_ray.envs import pinpad, rendering
 from irl_ray.envs.pinpad import PinpadSpec
 from irl_ray.errors import UserError
 
+AUTORESET = {"next_step": AutoresetMode.NEXT_STEP, "disabled": AutoresetMode.DISABLED}
+
+
+def autoreset_mode(name: str) -> AutoresetMode:
+    """Gymnasium's mode by its name here.
+
+    Raises:
+        UserError: for any other, such as "same_step".
+    """
+    if name not in AUTORESET:
+        raise UserError(f"autoreset: expected {' or '.join(map(repr, AUTORESET))}, got {name!r}")
+    return AUTORESET[name]
+
+
+def rows_to_reset(options: dict[str, Any] | None, num_envs: int) -> np.ndarray:
+    """The rows that `options["reset_mask"]` (bool [N]) names, all of them without it.
+
+    Raises:
+        UserError: if the mask is of another type or shape.
+    """
+    mask = np.asarray((options or {}).get("reset_mask", np.ones(num_envs, bool)))
+    if mask.shape != (num_envs,) or mask.dtype != bool:
+        raise UserError(f"reset_mask: expected {num_envs} booleans, got {mask.dtype} of shape {mask.shape}")
+    return np.flatnonzero(mask)
+
+
+def seeds_of_rows(seed: int | Sequence[int | None] | None, rows: np.ndarray, num_envs: int) -> list[int | None]:
+    """The seeds of the rows that are reset, in their order; None where a row goes on with its own stream.
+
+    Args:
+        seed: one number, to which the row's own is added; or one for each of the rows that are reset, or for all N.
+        rows: the rows that are reset.
+        num_envs: N.
+
+    Raises:
+        UserError: if there are as many as neither.
+    """
+    if seed is None or isinstance(seed, (int, np.integer)):
+        return [None if seed is None else int(seed) + int(row) for row in rows]
+    if len(seed) == num_envs:
+        return [seed[row] for row in rows]
+    if len(seed) != len(rows):
+        raise UserError(f"seed: expected {len(rows)} or {num_envs} seeds, got {len(seed)}")
+    return list(seed)
+
 
 class PinpadVectorEnv(gym.vector.VectorEnv):
     """N copies of a pin-pad world (Appendix A); subclasses say how an agent moves and what it sees.
@@ -35,10 +80,7 @@ class PinpadVectorEnv(gym.vector.VectorEnv):
         if render_mode is not None and render_mode not in self.metadata["render_modes"]:
             modes = ", ".join(self.metadata["render_modes"])
             raise UserError(f"render_mode: expected one of {modes}, got {render_mode!r}")
-        try:
-            mode = {"next_step": AutoresetMode.NEXT_STEP, "disabled": AutoresetMode.DISABLED}[autoreset]
-        except KeyError:
-            raise UserError(f"autoreset: expected 'next_step' or 'disabled', got {autoreset!r}") from None
+        mode = autoreset_mode(autoreset)
         self.metadata = {**type(self).metadata, "autoreset_mode": mode}
         self._autoreset = mode is AutoresetMode.NEXT_STEP
         self.num_envs, self.render_mode = num_envs, render_mode
@@ -79,19 +121,12 @@ class PinpadVectorEnv(gym.vector.VectorEnv):
         self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
     ) -> tuple[np.ndarray, dict[str, Any]]:
         """Starts new episodes in all copies, or in those of `options["reset_mask"]` (bool [N])."""
-        mask = (options or {}).get("reset_mask")
-        rows = self._rows if mask is None else np.flatnonzero(mask)
+        rows = rows_to_reset(options, self.num_envs)
         if self._generators is None:
             self._generators = [np.random.default_rng() for _ in self._rows]
-        if seed is not None:
-            seeds = [seed + int(i) for i in rows] if isinstance(seed, int) else list(seed)
-            if len(seeds) == self.num_envs and mask is not None:
-                seeds = [seeds[i] for i in rows]
-            if len(seeds) != len(rows):
-                raise ValueError(f"seed: expected {len(rows)} or {self.num_envs} seeds, got {len(seeds)}")
-            for row, one in zip(rows, seeds):
-                if one is not None:
-                    self._generators[row] = np.random.default_rng(one)
+        for row, one in zip(rows, seeds_of_rows(seed, rows, self.num_envs)):
+            if one is not None:
+                self._generators[row] = np.random.default_rng(one)
         self._restart(rows)
         return self.observe(), self._info(np.zeros(self.num_envs, bool), {"entered": np.full(self.num_envs, -1)})
 

@@ -18,10 +18,10 @@ from typing import Any, NamedTuple
 import gymnasium as gym
 import numpy as np
 import torch
-from gymnasium.vector import AutoresetMode
 from torch import Tensor
 
 from irl_ray.envs.pinpad import PinpadSpec
+from irl_ray.envs.vector import autoreset_mode, rows_to_reset, seeds_of_rows
 from irl_ray.envs.worlds import vector_env, world_differences
 from irl_ray.errors import UserError
 from irl_ray.models.state import map_state, reset_rows, select_rows
@@ -60,9 +60,13 @@ class InternalVectorEnv(gym.vector.VectorEnv):
         agent: base model and metacontroller.
         world: the raw environment, with its tasks.
         num_envs: N.
-        threshold: beta at or above it is a switch (0.5 in the paper).
+        threshold: beta at or above it is a switch (0.5 in the paper); at 0 every raw step is one.
         action_temperature: at which the base model's actions are drawn (1 in the paper).
         autoreset: "next_step" or "disabled", as for the raw environment.
+
+    Raises:
+        UserError: on a mode or a world that does not fit; on codes that are not finite or of another shape; on steps
+            before the first reset, or, without autoreset, in rows whose episode is over.
     """
 
     def __init__(
@@ -81,9 +85,8 @@ class InternalVectorEnv(gym.vector.VectorEnv):
         self.action_temperature = action_temperature
         check_world(agent, world)
         self.raw = vector_env(world, num_envs)
+        self.metadata = {"autoreset_mode": autoreset_mode(autoreset)}
         self._autoreset = autoreset == "next_step"
-        mode = AutoresetMode.NEXT_STEP if self._autoreset else AutoresetMode.DISABLED
-        self.metadata = {"autoreset_mode": mode}
         self.num_envs = num_envs
         width, codes = self.base.width, self.meta.config.code_size
         self.single_observation_space = gym.spaces.Box(-np.inf, np.inf, (width,), np.float32)
@@ -98,7 +101,7 @@ class InternalVectorEnv(gym.vector.VectorEnv):
         self._generators = [np.random.default_rng() for _ in range(num_envs)]
         drawn = self._draw(0)
         self._noise = np.zeros((num_envs, *drawn.shape), drawn.dtype)
-        self._finished = np.zeros(num_envs, bool)
+        self._started, self._finished = np.zeros((2, num_envs), bool)
 
     def _draw(self, row: int) -> np.ndarray:
         """The random numbers behind the raw actions of one episode."""
@@ -109,23 +112,21 @@ class InternalVectorEnv(gym.vector.VectorEnv):
         self, *, seed: int | Sequence[int] | None = None, options: dict[str, Any] | None = None
     ) -> tuple[np.ndarray, dict[str, Any]]:
         """Starts episodes in all rows, or in those of `options["reset_mask"]`."""
-        mask = (options or {}).get("reset_mask")
-        rows = np.arange(self.num_envs) if mask is None else np.flatnonzero(mask)
-        if seed is not None:
-            seeds = [seed + int(row) for row in rows] if isinstance(seed, int) else list(seed)
-            for row, one in zip(rows, seeds):
+        rows = rows_to_reset(options, self.num_envs)
+        seeds = seeds_of_rows(seed, rows, self.num_envs)
+        for row, one in zip(rows, seeds):
+            if one is not None:
                 self._generators[row] = np.random.default_rng([one, 1])
-            seed = seeds
-        self._start(rows, seed)
+        self._start(rows, seeds)
         return self.residual.numpy().copy(), {}
 
-    def _start(self, rows: np.ndarray, seed: list[int] | None = None) -> None:
+    def _start(self, rows: np.ndarray, seeds: Sequence[int | None] | None = None) -> None:
         mask = np.zeros(self.num_envs, bool)
         mask[rows] = True
-        self.raw.reset(seed=seed, options={"reset_mask": mask})
+        self.raw.reset(seed=seeds, options={"reset_mask": mask})
         for row in rows:
             self._noise[row] = self._draw(row)
-        self._finished[rows] = False
+        self._started[rows], self._finished[rows] = True, False
         index = torch.from_numpy(rows)
         reset_rows(self._state, index)
         self._perceive(None if len(rows) == self.num_envs else index)
@@ -150,7 +151,14 @@ class InternalVectorEnv(gym.vector.VectorEnv):
         map_state(lambda whole: whole.__setitem__(rows, next(remaining)), self._state)
 
     def hold(self, rows: Tensor, codes: Tensor) -> None:
-        """Puts codes [n, z] in force in the given rows."""
+        """Puts codes [n, z] in force in the given rows.
+
+        Raises:
+            UserError: if one is not finite.
+        """
+        if not bool(torch.isfinite(codes).all()):
+            row = int(rows[~torch.isfinite(codes).all(-1)][0])
+            raise UserError(f"code of row {row} is not finite: has its policy diverged? Train it at a lower lr")
         self._state["meta"]["code"][rows] = codes
 
     @torch.no_grad()
@@ -180,7 +188,8 @@ class InternalVectorEnv(gym.vector.VectorEnv):
         index = torch.from_numpy(rows)
         self._state = select_rows(self._state, index)
         self.residual = self.residual[index]
-        self._noise, self._finished = self._noise[rows], self._finished[rows]
+        self._noise = self._noise[rows]
+        self._started, self._finished = self._started[rows], self._finished[rows]
         self._generators = [self._generators[row] for row in rows]
         self.raw.keep(rows)
         self.num_envs = len(rows)
@@ -188,13 +197,23 @@ class InternalVectorEnv(gym.vector.VectorEnv):
     @torch.no_grad()
     def step(self, codes: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
         """Holds each row's code until its next switch or the end of its episode."""
+        given = torch.as_tensor(codes, dtype=torch.float32)
+        if given.shape != self.action_space.shape:
+            raise UserError(
+                f"codes of shape {tuple(given.shape)}: expected {self.action_space.shape}, one for each row"
+            )
+        if not self._started.all():
+            raise UserError("step before reset: call reset() first, in every row")
         waiting = self._finished.copy()
         if self._autoreset and waiting.any():
             self._start(np.flatnonzero(waiting))
+        elif waiting.any():
+            over = np.flatnonzero(waiting).tolist()
+            raise UserError(f"rows {over} are over: start them anew with reset(options={{'reset_mask': ...}})")
         reward, raw_steps = np.zeros(self.num_envs), np.zeros(self.num_envs, np.int64)
         terminated, truncated, success = (np.zeros(self.num_envs, bool) for _ in range(3))
         busy = np.flatnonzero(~waiting)
-        self.hold(torch.from_numpy(busy), torch.as_tensor(codes, dtype=torch.float32)[busy])
+        self.hold(torch.from_numpy(busy), given[busy])
         while len(busy):
             rows = torch.from_numpy(busy)
             result = self.advance(None if len(busy) == self.num_envs else rows)
