@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -63,11 +64,98 @@ def test_the_number_of_workers_does_not_change_the_run(tiny_weights):
     torch.testing.assert_close(policy, other, atol=1e-4, rtol=1e-3)
 
 
-def test_two_learners_see_whole_episodes(tiny_weights):
-    algorithm = internal(tiny_weights).learners(num_learners=2, num_cpus_per_learner=0.5).build_algo()
-    result = algorithm.train()
+def learned(config):
+    """Weights of the policy after some updates, and of the last what the learners told."""
+    algorithm = config.build_algo()
+    for _ in range(5):
+        result = algorithm.train()
+    policy = torch.cat([p.detach().flatten() for p in algorithm.get_module().policy.parameters()])
     algorithm.stop()
-    assert np.isfinite(result["learners"]["default_policy"]["policy_loss"])
+    assert result["num_updates_with_reward_lifetime"] - result["num_updates_skipped_lifetime"] >= 2
+    return policy, result["learners"]["default_policy"]
+
+
+def test_two_learners_see_whole_episodes(tiny_weights):
+    """Unequal shares of an odd number of episodes: the same updates as one learner's, which has them all."""
+    config = lambda: internal(tiny_weights, entropy_coeff=0.01).training(train_batch_episodes=25)  # noqa: E731
+    alone, told = learned(config())
+    two, told_by_two = learned(config().learners(num_learners=2, num_cpus_per_learner=0.5))
+    torch.testing.assert_close(two, alone, atol=2e-5, rtol=1e-4)
+    for name in ("policy_loss", "entropy", "kl_to_old_policy"):
+        assert told_by_two[name] == pytest.approx(told[name], abs=1e-5), name
+
+
+def loss_by_hand(learner, batch, config):
+    """Eq. 10 and the entropy bonus, one decision after the other."""
+    module, surrogate, entropy, count = learner.module["default_policy"], 0.0, 0.0, 0
+    inputs = module.forward_train({"obs": batch["obs"]})["action_dist_inputs"]
+    for row, length in enumerate(batch["loss_mask"].sum(1).tolist()):
+        for k in range(length):
+            mean, log_std = inputs[row, k].chunk(2)
+            normal = torch.distributions.Normal(mean, log_std.exp())
+            ratio = torch.exp(normal.log_prob(batch["actions"][row, k]).sum() - batch["action_logp"][row, k])
+            clipped = min(max(float(ratio), 1 - config.clip_param), 1 + config.clip_param)
+            advantage = float(batch["advantages"][row])
+            surrogate += min(float(ratio) * advantage, clipped * advantage)
+            entropy += float(normal.entropy().sum())
+            count += 1
+    return -(surrogate + config.entropy_coeff * entropy) / count
+
+
+def test_the_loss_is_that_of_a_plain_loop_and_shares_add_up(tiny_weights):
+    """Over a masked batch of unequal episodes, off the policy that sampled it; the shares' mean is the whole."""
+    algorithm = internal(tiny_weights, entropy_coeff=0.03).build_algo()
+    learner, config = algorithm.learner_group._learner, algorithm.config
+    episodes = algorithm.env_runner.sample_indices(0, range(9), "train")
+    advantages = episode_advantages(np.arange(9.0) % 4)
+    with torch.no_grad():
+        for parameter in algorithm.get_module().policy.parameters():
+            parameter += 0.2 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(0))
+
+    def loss_of(numbers, decisions=None):
+        made = to_batch(episodes.select(numbers), advantages[numbers], decisions)["default_policy"]
+        batch = {name: torch.as_tensor(values) for name, values in made.items()}
+        fwd_out = learner.module["default_policy"].forward_train({"obs": batch["obs"]})
+        with torch.no_grad():
+            loss = learner.compute_loss_for_module(
+                module_id="default_policy", config=config, batch=batch, fwd_out=fwd_out
+            )
+        return float(loss), loss_by_hand(learner, batch, config)
+
+    assert len(set(episodes.decisions.tolist())) > 1
+    whole, expected = loss_of(np.arange(9))
+    assert whole == pytest.approx(expected, rel=1e-4)
+    shares = [np.arange(9)[i::2] for i in range(2)]
+    each = episodes.decisions.sum() / 2
+    assert np.mean([loss_of(share, each)[0] for share in shares]) == pytest.approx(whole, rel=1e-5)
+    assert np.mean([loss_of(share)[0] for share in shares]) != pytest.approx(whole, rel=1e-5)
+    algorithm.stop()
+
+
+@pytest.mark.parametrize("returns", [0.0, 1.0])
+def test_a_batch_in_which_all_episodes_did_alike_changes_nothing(returns, tiny_weights, monkeypatch):
+    """Neither the policy nor AdamW's momentum, which would carry the policy on; it is counted."""
+    algorithm = internal(tiny_weights).build_algo()
+    skipped = lambda: algorithm.metrics.peek("num_updates_skipped_lifetime")  # noqa: E731
+    rewarded = lambda: algorithm.metrics.peek("num_updates_with_reward_lifetime")  # noqa: E731
+    while algorithm.train() and rewarded() - skipped() < 1:
+        pass
+    before, seen = fingerprint(algorithm.get_module().policy), (rewarded(), skipped())
+    sample = algorithm._sample
+
+    def alike(*args):
+        episodes = sample(*args)
+        return replace(episodes, reward=np.full_like(episodes.reward, returns))
+
+    monkeypatch.setattr(algorithm, "_sample", alike)
+    result = algorithm.train()
+    assert fingerprint(algorithm.get_module().policy) == before
+    assert (rewarded(), skipped()) == (seen[0] + int(returns > 0), seen[1] + 1)
+    assert result["num_updates_skipped_lifetime"] == skipped()
+    algorithm.config = algorithm.config.copy(copy_frozen=False).training(entropy_coeff=0.1)
+    algorithm.train()
+    assert skipped() == seen[1] + 1  # an entropy bonus is a reason to learn
+    algorithm.stop()
 
 
 def test_evaluation_workers_measure_without_touching_the_run(tiny_weights):
@@ -171,8 +259,9 @@ def test_no_two_episodes_share_a_seed():
 
 def test_advantages_compare_within_the_batch():
     advantages = episode_advantages(np.array([1.0, 0.0, 0.0, 0.0]))
-    assert advantages.sum() == pytest.approx(0, abs=1e-9)
-    assert advantages[0] > 0 > advantages[1]
+    deviation = np.sqrt(3) / 4 + 1e-3
+    assert advantages == pytest.approx([0.75 / deviation, *[-0.25 / deviation] * 3])
+    assert episode_advantages(np.array([10.0, 0.0, 0.0, 0.0])) == pytest.approx(advantages, rel=3e-3)  # no units
     assert (episode_advantages(np.zeros(5)) == 0).all()
 
 
@@ -251,11 +340,43 @@ def test_internal_rl_learns_which_codes_lead_to_the_goal(tmp_path):
     assert np.mean(rates[-5:]) > np.mean(rates[:5]) + 0.15
 
 
+def test_forced_switching_decides_at_every_raw_step(tiny_weights):
+    algorithm = internal(tiny_weights).internal(switch_threshold=0).build_algo()
+    result = algorithm.train()["env_runners"]
+    algorithm.stop()
+    assert result["raw_steps_per_code"] == 1.0 and result["codes_per_episode"] > 3
+
+
+@pytest.mark.parametrize("temperature", [0.3, 2.0])
+def test_raw_rl_samples_and_learns_at_its_temperature(temperature, tiny_weights, tmp_path):
+    """The ratio of the first pass is one; the learned policy is kept with its temperature."""
+    algorithm = (
+        RawRLConfig()
+        .environment("irl_ray/GridPinpad-v0", env_config=WORLD)
+        .raw(base=str(tiny_weights), action_temperature=temperature)
+        .training(train_batch_episodes=24)
+        .debugging(seed=3, log_level="ERROR")
+    ).build_algo()
+    episodes, base = algorithm.env_runner.sample_indices(0, range(24), "train"), weights.load(tiny_weights).base
+    batch = to_batch(episodes, np.zeros(24))["default_policy"]
+    tensors = {key: torch.as_tensor(batch[key]) for key in ("obs", "loss_mask")}
+    with torch.no_grad():
+        inputs = algorithm.get_module()._forward(tensors)["action_dist_inputs"]
+        expected = (base(tensors["obs"].long()) / temperature).log_softmax(-1)
+    taken = torch.as_tensor(batch["actions"])[..., None]
+    mask, log_prob = tensors["loss_mask"], torch.as_tensor(batch["action_logp"])
+    for found in (inputs.log_softmax(-1), expected):
+        torch.testing.assert_close(found.gather(-1, taken)[..., 0][mask], log_prob[mask], atol=1e-4, rtol=1e-4)
+    algorithm.save(str(tmp_path / "checkpoint"))
+    algorithm.stop()
+    assert weights.load(tmp_path / "checkpoint").action_temperature == temperature
+
+
 def test_bad_configurations_are_refused(tiny_weights):
     with pytest.raises(UserError, match="train_batch_episodes"):
         internal(tiny_weights).training(train_batch_episodes=1).validate()
     with pytest.raises(UserError, match="switch_threshold"):
-        internal(tiny_weights).internal(switch_threshold=0.0).validate()
+        internal(tiny_weights).internal(switch_threshold=-0.1).validate()
     with pytest.raises(UserError, match="action_temperature"):
         internal(tiny_weights).internal(action_temperature=0.0).validate()
 

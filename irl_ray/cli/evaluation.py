@@ -30,16 +30,18 @@ def evaluate(options: argparse.Namespace) -> int:
     world = evaluation_world(agent, options.env_config or {})
     states = seed_sequence(options.seed, "evaluate").generate_state(options.episodes, "uint64")
     seeds = [int(state >> 1) for state in states]
+    temperature = agent.action_temperature if options.action_temperature is None else options.action_temperature
+    if not temperature > 0:
+        raise UserError(f"--action-temperature: expected above 0, got {temperature}")
     if agent.metacontroller is None:
-        episodes = sample_raw_episodes(agent.base, world, seeds, explore=not options.greedy)
+        episodes = sample_raw_episodes(
+            agent.base, world, seeds, action_temperature=temperature, explore=not options.greedy
+        )
         acting = "base model on raw actions"
     else:
         policy = None if options.prior else agent.policy
         explore = not options.greedy or policy is None
         threshold = agent.switch_threshold if options.switch_threshold is None else options.switch_threshold
-        temperature = agent.action_temperature if options.action_temperature is None else options.action_temperature
-        if not temperature > 0:
-            raise UserError(f"--action-temperature: expected above 0, got {temperature}")
         episodes = sample_code_episodes(
             agent, policy, world, seeds, threshold=threshold, action_temperature=temperature, explore=explore
         )

@@ -60,6 +60,7 @@ OF_RL = [
     "num_env_steps_sampled_lifetime", "env_runners/num_env_steps_sampled_lifetime", "env_runners/num_episodes",
     "env_runners/raw_steps_per_code", "env_runners/episode_return_mean", "learners/default_policy/total_loss",
     "learners/default_policy/policy_loss", "learners/default_policy/clip_fraction",
+    "num_updates_with_reward_lifetime", "num_updates_skipped_lifetime",
 ]  # fmt: skip
 GATES = ("gate_score", "switch_f1", "code_subgoal_accuracy")
 

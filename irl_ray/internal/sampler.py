@@ -222,11 +222,21 @@ def sample_code_episodes(
 
 @torch.no_grad()
 def sample_raw_episodes(
-    base: SequenceModel, world: PinpadSpec, seeds: Sequence[int], *, explore: bool = True
+    base: SequenceModel,
+    world: PinpadSpec,
+    seeds: Sequence[int],
+    *,
+    action_temperature: float = 1.0,
+    explore: bool = True,
 ) -> Episodes:
     """One episode per seed in which `base` itself chooses raw actions (baseline of C.5.3).
 
-    Without `explore` the most likely action is taken.
+    Args:
+        base: the policy.
+        world: the environment, with its tasks.
+        seeds: one per episode.
+        action_temperature: of the policy, whose log probabilities are those at this temperature.
+        explore: sample actions; else take the most likely one.
     """
     count = len(seeds)
     env = vector_env(world, count)
@@ -236,7 +246,8 @@ def sample_raw_episodes(
     state = base.initial_state(count, horizon + 1)
     recorder, episode, running = _Recorder(count), np.arange(count), np.ones(count, bool)
     while running.any():
-        inputs = base.action_inputs(base.upper_step(base.embed(torch.from_numpy(observed)), state, 0))
+        outputs = base.action_inputs(base.upper_step(base.embed(torch.from_numpy(observed)), state, 0))
+        inputs = base.actions.tempered(outputs, action_temperature)
         chosen = noise[torch.from_numpy(episode), torch.from_numpy(env.elapsed)]
         action = base.actions.sample(inputs, chosen) if explore else base.actions.mode(inputs)
         log_prob = base.actions.log_prob(inputs, action).numpy()

@@ -29,6 +29,9 @@ class Actions(Protocol):
     def noise(self, random: np.random.Generator, steps: int) -> np.ndarray:
         """Random numbers for `steps` samples, [steps, ...]."""
 
+    def tempered(self, inputs: Tensor, temperature: float) -> Tensor:
+        """The parameters of p^(1 / temperature), normalised."""
+
     def sample(self, inputs: Tensor, noise: Tensor, temperature: float = 1.0) -> Tensor:
         """Draws from p^(1 / temperature), one action per row; `noise` as from `noise`."""
 
@@ -51,8 +54,11 @@ class CategoricalActions:
     def noise(self, random: np.random.Generator, steps: int) -> np.ndarray:
         return random.random(steps)
 
+    def tempered(self, inputs: Tensor, temperature: float) -> Tensor:
+        return inputs / temperature
+
     def sample(self, inputs: Tensor, noise: Tensor, temperature: float = 1.0) -> Tensor:
-        cumulative = (inputs / temperature).softmax(-1).cumsum(-1)
+        cumulative = self.tempered(inputs, temperature).softmax(-1).cumsum(-1)
         return (noise[..., None] >= cumulative[..., :-1]).sum(-1)
 
     def mode(self, inputs: Tensor) -> Tensor:
@@ -82,6 +88,10 @@ class GaussianActions:
 
     def noise(self, random: np.random.Generator, steps: int) -> np.ndarray:
         return random.standard_normal((steps, self.size), np.float32)
+
+    def tempered(self, inputs: Tensor, temperature: float) -> Tensor:
+        mean, log_std = inputs.split(self.size, -1)
+        return torch.cat([mean, log_std + 0.5 * math.log(temperature)], -1)
 
     def sample(self, inputs: Tensor, noise: Tensor, temperature: float = 1.0) -> Tensor:
         mean, log_std = inputs.split(self.size, -1)

@@ -2,7 +2,7 @@
 
     repeat  sample `train_batch_episodes` complete episodes, whatever number of workers there is
             A = (R - mean R) / (std R + 1e-3), the same for every decision of an episode
-            `num_epochs` steps of AdamW on PPO's clipped surrogate
+            `num_epochs` steps of AdamW on PPO's clipped surrogate, none where all returns are the same
 
 Internal RL trains a small policy over controller codes; raw RL finetunes the base model on raw
 actions, as the baseline of C.5.3.
@@ -49,6 +49,7 @@ from irl_ray.rllib.modules import BasePolicyModule, CodePolicyModule
 
 logger = logging.getLogger(__name__)
 BATCH_TIMER = "batch_building_timer"
+REWARDED_UPDATES, SKIPPED_UPDATES = "num_updates_with_reward_lifetime", "num_updates_skipped_lifetime"
 FAILURES = 3  # of all runners, one after the other, before an error is no accident
 PATIENCE = {  # settings: how long to wait for an answer, and for dead runners to come back
     "train": ("sample_timeout_s", "env_runner_restore_timeout_s"),
@@ -70,6 +71,7 @@ class EpisodePolicyGradientConfig(AlgorithmConfig):
         self.clip_param = 0.2
         self.entropy_coeff = 0.0
         self.weight_decay = 0.0
+        self.action_temperature = 1.0
         self.num_epochs = 4
         self.torch_threads = 1
         self.num_env_runners = 0
@@ -129,6 +131,8 @@ class EpisodePolicyGradientConfig(AlgorithmConfig):
                 "config.evaluation_duration: expected a number of complete episodes, got "
                 f"{self.evaluation_duration} {self.evaluation_duration_unit}"
             )
+        if not self.action_temperature > 0:
+            raise UserError(f"config.action_temperature: expected above 0, got {self.action_temperature}")
         for key in ("time_s", "train_timesteps", "sample_timesteps"):
             name = f"min_{key}_per_iteration"
             if getattr(self, name):
@@ -146,11 +150,20 @@ class EpisodePolicyGradient(Algorithm):
         with self.metrics.log_time((TIMERS, ENV_RUNNER_SAMPLING_TIMER)):
             episodes = self._sample(self.config.train_batch_episodes, self.env_runner_group, "train")
         log_episodes(self.metrics, episodes, time.perf_counter() - started, (ENV_RUNNER_RESULTS,))
+        # Where no episode did better than another there is nothing to learn: AdamW would follow its momentum alone.
+        learns = bool(np.ptp(episodes.reward)) or self.config.entropy_coeff != 0
+        self.metrics.log_value(REWARDED_UPDATES, int(episodes.reward.any()), reduce="lifetime_sum")
+        self.metrics.log_value(SKIPPED_UPDATES, int(not learns), reduce="lifetime_sum")
+        if learns:
+            self._learn(episodes)
+
+    def _learn(self, episodes: Episodes) -> None:
+        """The update on a batch; the local runner then acts with the new policy."""
         with self.metrics.log_time((TIMERS, BATCH_TIMER)):
             advantages = episode_advantages(episodes.reward)
             shards = max(1, self.config.num_learners)
-            order = np.arange(len(episodes))
-            batches = [to_batch(episodes.select(order[i::shards]), advantages[i::shards]) for i in range(shards)]
+            order, each = np.arange(len(episodes)), episodes.decisions.sum() / shards
+            batches = [to_batch(episodes.select(order[i::shards]), advantages[i::shards], each) for i in range(shards)]
             data = TrainingData(batches=batches) if shards > 1 else TrainingData(batch=batches[0])
         with self.metrics.log_time((TIMERS, LEARNER_UPDATE_TIMER)):
             results = self.learner_group.update(training_data=data, num_epochs=self.config.num_epochs)
@@ -278,7 +291,6 @@ class InternalRLConfig(EpisodePolicyGradientConfig):
         self.lr = 3e-3
         self.metacontroller = "gridworld"
         self.switch_threshold = 0.5
-        self.action_temperature = 1.0
         self.policy = {}
 
     @property
@@ -297,7 +309,8 @@ class InternalRLConfig(EpisodePolicyGradientConfig):
 
         Args:
             metacontroller: released name or folder of base model and metacontroller.
-            switch_threshold: beta at or above it asks for a new code (0.5 in the paper).
+            switch_threshold: beta at or above it asks for a new code (0.5 in the paper). At 0 every raw step asks
+                for one, whatever the switch says: forced switching in RL.
             action_temperature: at which the frozen base model's actions are drawn (1 in the paper).
             policy: keys of `irl_ray.models.code_policy.CodePolicyConfig`.
         """
@@ -314,10 +327,8 @@ class InternalRLConfig(EpisodePolicyGradientConfig):
 
     def validate(self) -> None:
         super().validate()
-        if not 0 < self.switch_threshold <= 1:
-            raise UserError(f"config.switch_threshold: expected in (0, 1], got {self.switch_threshold}")
-        if not self.action_temperature > 0:
-            raise UserError(f"config.action_temperature: expected above 0, got {self.action_temperature}")
+        if not 0 <= self.switch_threshold <= 1:
+            raise UserError(f"config.switch_threshold: expected in [0, 1], got {self.switch_threshold}")
         self.env_runner_cls = InternalRunner
 
     def get_default_rl_module_spec(self) -> RLModuleSpec:
@@ -357,10 +368,17 @@ class RawRLConfig(EpisodePolicyGradientConfig):
     def weights_name(self) -> str:
         return self.base
 
-    def raw(self, *, base: str = NotProvided) -> RawRLConfig:
-        """Args: base: released name or folder of the base model to finetune."""
+    def raw(self, *, base: str = NotProvided, action_temperature: float = NotProvided) -> RawRLConfig:
+        """What is finetuned.
+
+        Args:
+            base: released name or folder of the base model.
+            action_temperature: at which its actions are drawn, in training and after (1 in the paper).
+        """
         if base is not NotProvided:
             self.base = base
+        if action_temperature is not NotProvided:
+            self.action_temperature = action_temperature
         return self
 
     def validate(self) -> None:
@@ -368,7 +386,8 @@ class RawRLConfig(EpisodePolicyGradientConfig):
         self.env_runner_cls = RawRunner
 
     def get_default_rl_module_spec(self) -> RLModuleSpec:
-        return RLModuleSpec(module_class=BasePolicyModule, model_config={"base": self.base})
+        model = {"base": self.base, "action_temperature": float(self.action_temperature)}
+        return RLModuleSpec(module_class=BasePolicyModule, model_config=model)
 
 
 class RawRL(EpisodePolicyGradient):
@@ -402,6 +421,7 @@ def _export(algorithm: Algorithm, agent: weights.Artefact, folder: str) -> None:
         "weights": str(config.weights_name),
         "env_config": dict(config.env_config),
         "lr": config.lr,
+        "action_temperature": config.action_temperature,
         "train_batch_episodes": config.train_batch_episodes,
     }
     weights.save(agent, folder)

@@ -102,4 +102,7 @@ class RawRunner(EpisodeRunner):
         return vector_env(self.world, 1)
 
     def run_episodes(self, seeds: Sequence[int], explore: bool) -> Episodes:
-        return sample_raw_episodes(self.module.policy, self.world, seeds, explore=explore)
+        temperature = self.config.action_temperature
+        return sample_raw_episodes(
+            self.module.policy, self.world, seeds, action_temperature=temperature, explore=explore
+        )

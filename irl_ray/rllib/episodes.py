@@ -12,6 +12,8 @@ from ray.rllib.utils.metrics.metrics_logger import MetricsLogger
 
 from irl_ray.internal.sampler import Episode, Episodes
 
+DECISIONS = "decisions"  # a batch's column
+
 
 def to_rllib(episode: Episode) -> SingleAgentEpisode:
     """One RLlib episode per sampled episode; its last info tells success, raw steps and legs."""
@@ -53,13 +55,22 @@ def episode_advantages(returns: np.ndarray) -> np.ndarray:
     return (returns - returns.mean()) / (returns.std() + 1e-3)
 
 
-def to_batch(episodes: Episodes, advantages: np.ndarray) -> MultiAgentBatch:
-    """Whole episodes, padded on the right: [B, K, ...] with a loss mask; advantages [B]."""
+def to_batch(episodes: Episodes, advantages: np.ndarray, decisions: float | None = None) -> MultiAgentBatch:
+    """Whole episodes, padded on the right: [B, K, ...] with a loss mask; advantages [B].
+
+    Args:
+        episodes: of one learner.
+        advantages: [B], theirs.
+        decisions: by which the learner divides its sums: those of all learners' episodes, per learner, so that the
+            average over learners is the mean over all decisions, however unequal their shares. None for one learner.
+    """
+    own = int(episodes.decisions.sum())
     columns = {
         Columns.OBS: episodes.padded("observation"),
         Columns.ACTIONS: episodes.padded("action"),
         Columns.ACTION_LOGP: episodes.padded("log_prob"),
         Columns.LOSS_MASK: episodes.mask(),
         Columns.ADVANTAGES: advantages.astype(np.float32),
+        DECISIONS: np.full(len(episodes), own if decisions is None else decisions, np.float32),
     }
-    return MultiAgentBatch({DEFAULT_MODULE_ID: SampleBatch(columns)}, env_steps=int(episodes.decisions.sum()))
+    return MultiAgentBatch({DEFAULT_MODULE_ID: SampleBatch(columns)}, env_steps=own)

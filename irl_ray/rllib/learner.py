@@ -10,6 +10,8 @@ from ray.rllib.core.learner.torch.torch_learner import TorchLearner
 from ray.rllib.policy.sample_batch import MultiAgentBatch
 from torch import Tensor
 
+from irl_ray.rllib.episodes import DECISIONS
+
 
 class EpisodePolicyGradientLearner(TorchLearner):
     """PPO's clipped surrogate with one advantage per episode; no critic, no bootstrapping.
@@ -33,9 +35,12 @@ class EpisodePolicyGradientLearner(TorchLearner):
     def compute_loss_for_module(
         self, *, module_id: str, config: Any, batch: dict[str, Tensor], fwd_out: dict[str, Tensor]
     ) -> Tensor:
-        """-mean over decisions of min(r A, clip(r) A) - c_H entropy; padding does not count."""
+        """-mean over decisions of min(r A, clip(r) A) - c_H entropy; padding does not count.
+
+        The mean is over the decisions of all learners, whose losses and gradients are averaged (`to_batch`).
+        """
         mask = batch[Columns.LOSS_MASK].float()
-        count = mask.sum().clamp_min(1.0)
+        count = batch[DECISIONS][0]
         distribution_class = self.module[module_id].unwrapped().action_dist_cls
         distribution = distribution_class.from_logits(fwd_out[Columns.ACTION_DIST_INPUTS])
         log_ratio = distribution.logp(batch[Columns.ACTIONS]) - batch[Columns.ACTION_LOGP]

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from ray.rllib.core.columns import Columns
 from ray.rllib.core.distribution.torch.torch_distribution import TorchCategorical, TorchDiagGaussian
 from ray.rllib.core.rl_module.torch import TorchRLModule
+from torch import Tensor
 
 from irl_ray.config import build
 from irl_ray.models import weights
@@ -39,7 +40,8 @@ class CodePolicyModule(TorchRLModule):
 
 
 class BasePolicyModule(TorchRLModule):
-    """The base model itself as policy over raw actions, started from `model_config["base"]`."""
+    """The base model itself as policy over raw actions, started from `model_config["base"]` and drawn from at
+    `model_config["action_temperature"]`."""
 
     def setup(self) -> None:
         self.policy = weights.load(self.model_config["base"]).base.requires_grad_(True)
@@ -49,10 +51,13 @@ class BasePolicyModule(TorchRLModule):
         """obs [B, T, ...] -> action_dist_inputs [B, T, A]; zeros on padding of long batches."""
         observation = batch[Columns.OBS] if self.policy.continuous else batch[Columns.OBS].long()
         if Columns.LOSS_MASK not in batch:
-            return {Columns.ACTION_DIST_INPUTS: self.policy(observation)}
+            return {Columns.ACTION_DIST_INPUTS: self._inputs(observation)}
         # Most raw episodes fail early: groups of similar length save most of the padding.
         lengths = batch[Columns.LOSS_MASK].sum(1)
         groups = lengths.argsort().chunk(LENGTH_GROUPS)
-        trimmed = [self.policy(observation[rows, : int(lengths[rows].max())]) for rows in groups]
+        trimmed = [self._inputs(observation[rows, : int(lengths[rows].max())]) for rows in groups]
         padded = [F.pad(logits, (0, 0, 0, observation.shape[1] - logits.shape[1])) for logits in trimmed]
         return {Columns.ACTION_DIST_INPUTS: torch.cat(padded)[torch.cat(groups).argsort()]}
+
+    def _inputs(self, observation: Tensor) -> Tensor:
+        return self.policy.actions.tempered(self.policy(observation), self.model_config["action_temperature"])
