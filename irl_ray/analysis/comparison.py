@@ -18,8 +18,10 @@ APART = ("sweep", "scan", "search", "question")  # experiments that compare sett
 def method_of(run: str, trial: TrialResult) -> str:
     """What a run of RL is an example of, from how its codes were found."""
     origin = trial.origin
+    temperature = float(trial.params.get("action_temperature", 1.0))
     if run == "RawRL":
-        return f"{RAW}, lr {trial.params.get('lr', 0):g}"
+        at = "" if temperature == 1.0 else f", actions at temperature {temperature:g}"
+        return f"{RAW}, lr {trial.params.get('lr', 0):g}{at}"
     if not origin:
         return "codes of unknown origin"
     if "compile.code_weight" in origin:
@@ -29,11 +31,11 @@ def method_of(run: str, trial: TrialResult) -> str:
         return f"co-training from {start}"
     if origin.get("discover.metacontroller.forced_switch"):
         return "forced switching"
-    if float(trial.params.get("switch_threshold", 0.5)) < 1e-3:
+    if float(trial.params.get("switch_threshold", 0.5)) == 0:
         return "forced switching in RL alone"
     if origin.get("discover.teacher.steps") == 0:
         return "internal RL, codes of the plain objective"
-    if float(trial.params.get("action_temperature", 1.0)) == 1.0:
+    if temperature == 1.0:
         return "internal RL, actions at temperature 1"
     return "internal RL"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
@@ -188,7 +189,7 @@ def _trial(folder: Path, settings: dict[str, Any], rows: list[dict[str, Any]]) -
     metrics = {
         key: value
         for key, value in rows[-1].items()
-        if isinstance(value, (int, float)) and not isinstance(value, bool) and key not in _BOOKKEEPING
+        if type(value) in (int, float) and math.isfinite(value) and key not in _BOOKKEEPING
     }
     return TrialResult(
         params=params,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -172,7 +173,8 @@ class Progress(ProgressReporter):
         cells = []
         for _, key, shown in columns:
             value = look_up(result, key)
-            cells.append(f"{'-' if value is None else shown(float(value)):>13}")
+            missing = value is None or math.isnan(value)  # of an update that was skipped learners tell NaN
+            cells.append(f"{'-' if missing else shown(float(value)):>13}")
         elapsed, share = result.get("time_total_s", 0.0), share_done(result, self.stop)
         eta = duration(elapsed * (1 - share) / share) if share > 0 else "?"
         name = shown_tag(trial.experiment_tag) or trial.trial_id[:11]
