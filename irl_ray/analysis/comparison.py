@@ -67,23 +67,31 @@ def best_variants(groups: dict[str, list[TrialResult]]) -> dict[str, list[TrialR
 
 
 def method_table(results: Results) -> tuple[Row, list[Row]]:
-    """Method by environment: prior, success after N episodes, and how soon half of the final value is reached."""
-    header = ("environment", "method", "runs", "first update (the prior)", "N episodes",
-              "success after N: median (quartiles)", "IQM (95 % bootstrap)",
-              "episodes to half of the final value: median")  # fmt: skip
+    """Method by environment: prior, success after as many episodes as all methods there have and after all of its own,
+    and how soon half of the final value is reached."""
+    header = ("environment", "method", "runs", "first update (the prior)", "E episodes, which every method has",
+              "success after E: median (quartiles)", "N episodes", "success after N: median (quartiles)",
+              "IQM after N (95 % bootstrap)", "episodes to half of the final value: median")  # fmt: skip
     rows = []
     for world in WORLDS:
-        for label, trials in methods(results, world).items():
-            curves = [t.learning_curve for t in trials]
-            count = min(curve[0][-1] for curve in curves)
+        found = {label: [t.learning_curve for t in trials] for label, trials in methods(results, world).items()}
+        lengths = {label: min(curve[0][-1] for curve in curves) for label, curves in found.items()}
+        for label, curves in found.items():
+            equal, count = min(lengths.values()), lengths[label]
             after = [success_after(curve, count) for curve in curves]
-            low, middle, high = np.percentile(after, (25, 50, 75))
             interval = bootstrap_interval(after) if len(after) > 2 else None
             shown = f"{interquartile_mean(after):.3f}" + (f" ({interval[0]:.3f}–{interval[1]:.3f})" if interval else "")
             half = [h for h in map(episodes_to_half, curves) if not np.isnan(h)]
             prior = float(np.mean([curve[1][0] for curve in curves]))
-            rows.append((world, label, len(trials), f"{prior:.4f}", f"{count:.0f}",
-                         f"{middle:.3f} ({low:.3f}–{high:.3f})", shown,
+            rows.append((world, label, len(curves), f"{prior:.4f}",
+                         f"{equal:.0f}", _median([success_after(curve, equal) for curve in curves]),
+                         f"{count:.0f}", _median(after), shown,
                          f"{np.median(half):.0f} ({len(half)} of {len(curves)} runs)" if half
                          else "success stays under .01"))  # fmt: skip
     return header, rows
+
+
+def _median(values: list[float]) -> str:
+    """Median (quartiles) of runs; a single run's value alone."""
+    low, middle, high = np.percentile(values, (25, 50, 75))
+    return f"{middle:.3f} ({low:.3f}–{high:.3f})" if len(values) > 1 else f"{middle:.3f}"
