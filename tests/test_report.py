@@ -109,7 +109,7 @@ def test_methods_are_told_apart_by_how_their_codes_were_found():
         "internal RL": 3,
         "RL on raw actions, lr 0.0001": 1,
         "RL on raw actions, lr 0.003": 1,
-        "co-training from scratch": 1,
+        "co-training from scratch, summary per step": 1,
     }
     assert next(iter(table)) == "internal RL"
     assert len(comparison.best_variants(table)) == 3
@@ -117,9 +117,24 @@ def test_methods_are_told_apart_by_how_their_codes_were_found():
     assert rows[0][:3] == ("gridworld", "internal RL", 3)
     assert "success stays under .01" in [row[-1] for row in rows]
     forced = rl_trial([0.0], **{"metacontroller.forced_switch": True})
+    assert comparison.method_of("InternalRL", forced) == "forced switching, summary per step"
+    forced.origin["discover.metacontroller.summary"] = "sequence"
     assert comparison.method_of("InternalRL", forced) == "forced switching"
     unknown = TrialResult(forced.params, {}, forced.curve)
     assert comparison.method_of("InternalRL", unknown) == "codes of unknown origin"
+
+
+def test_methods_are_compared_after_as_many_episodes_as_each_has():
+    found = some_results()
+    found.experiments[1:] = [ExperimentResult("gridworld_raw", "RawRL", "1", [rl_trial([0.0, 0.1] * 3)])]
+    found.experiments[0].trials = [rl_trial([0.0] * 5 + [0.8] * 7, {"seed": seed}) for seed in range(2)]
+    header, rows = comparison.method_table(found)
+    told = {row[1]: dict(zip(header, row)) for row in rows}
+    internal, raw = told["internal RL"], told["RL on raw actions, lr 0.003"]
+    assert (internal["E episodes, which every method has"], internal["N episodes"]) == ("3000", "6000")
+    assert internal["success after E: median (quartiles)"] == "0.160 (0.160–0.160)"  # one of the last five updates
+    assert internal["success after N: median (quartiles)"] == "0.800 (0.800–0.800)"
+    assert raw["N episodes"] == "3000" and raw["success after E: median (quartiles)"] == "0.060"
 
 
 def test_runs_in_the_papers_world_are_not_pooled_with_the_small_ones():

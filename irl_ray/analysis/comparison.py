@@ -24,17 +24,23 @@ def method_of(run: str, trial: TrialResult) -> str:
         return f"{RAW}, lr {trial.params.get('lr', 0):g}{at}"
     if not origin:
         return "codes of unknown origin"
+    # Weights without the key are older than it.
+    by_step = origin.get("discover.metacontroller.summary", "step") == "step"
+    summary = ", summary per step" if by_step else ""
     if "compile.code_weight" in origin:
         return f"CompILE, code weight {origin['compile.code_weight']:g}"
     if origin.get("discover.co_training"):
         start = "scratch" if origin["discover.co_training"] == "scratch" else "the pretrained base"
-        return f"co-training from {start}"
+        return f"co-training from {start}{summary}"
     if origin.get("discover.metacontroller.forced_switch"):
-        return "forced switching"
-    if float(trial.params.get("switch_threshold", 0.5)) == 0:
+        return f"forced switching{summary}"
+    threshold = float(trial.params.get("switch_threshold", 0.5))
+    if threshold == 0:
         return "forced switching in RL alone"
+    if threshold != 0.5:
+        return f"internal RL, switch threshold {threshold:g}"
     if origin.get("discover.teacher.steps") == 0:
-        return "internal RL, codes of the plain objective"
+        return f"internal RL, codes of the plain objective{summary}"
     if temperature == 1.0:
         return "internal RL, actions at temperature 1"
     return "internal RL"

@@ -20,6 +20,13 @@ COLOURS = ("#1b4f72", "#c0392b", "#7d6608", "#5b2c6f", "#0e6251", "#626567", "#a
 STYLES = ("-", "--", ":", "-.", (0, (6, 1, 1, 1, 1, 1)), (0, (1, 3)), (0, (8, 3)), (0, (3, 1)))
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 ALIGNED = 0.8  # F1 from which switches count as aligned with subgoals
+# Of rate and distortion: label, whether a run started from codes of subgoals, its sequence summary, marker.
+KINDS = (
+    ("from scratch", False, "sequence", "s"),
+    ("from subgoal codes", True, "sequence", "D"),
+    ("from scratch, summary per step", False, "step", "o"),
+    ("from subgoal codes, summary per step", True, "step", "^"),
+)
 
 
 @dataclass
@@ -233,7 +240,7 @@ def rate_distortion(plt: Any, results: Results) -> Drawn | None:
     for line, world in zip(panels, worlds):
         for panel, frozen in zip(line, (True, False)):
             title = f"{world}: base model {'frozen' if frozen else 'trained along'}"
-            for label, started, marker in (("from scratch", False, "o"), ("from subgoal codes", True, "^")):
+            for label, started, summary, marker in KINDS:
                 chosen = [
                     t
                     for trials in sweeps.values()
@@ -241,6 +248,7 @@ def rate_distortion(plt: Any, results: Results) -> Drawn | None:
                     if t.world == world
                     and (t.params.get("co_training") is None) == frozen
                     and ("start_from" in t.params) == started
+                    and t.params.get("metacontroller.summary", "sequence") == summary
                 ]
                 if chosen:
                     _scatter(panel, chosen, label, marker)
@@ -278,7 +286,7 @@ def _scatter(panel: Any, trials: list[TrialResult], label: str, marker: str) -> 
     points = np.array([[t.metrics[name] for name in ("kl", "action_nll", "switch_f1")] for t in trials])
     alpha = np.array([t.params["alpha"] for t in trials])
     middle = np.array([np.median(points[alpha == a, :2], 0) for a in sorted(set(alpha))])
-    panel.plot(*middle[middle[:, 0].argsort()].T, color="0.6", linewidth=0.8, linestyle="-" if marker == "o" else "--")
+    panel.plot(*middle[middle[:, 0].argsort()].T, color="0.6", linewidth=0.8, linestyle="-" if marker in "os" else "--")
     panel.scatter(
         *points[:, :2].T, c=points[:, 2], cmap="Greys", vmin=0, vmax=1, edgecolor="black", linewidth=0.7, s=34,
         marker=marker, label=f"{label} ({len(trials)} runs)", zorder=2,

@@ -95,10 +95,12 @@ def by_alpha(results: Results) -> Answer | None:
         middle = [np.median([t.metrics[name] for t in groups[alpha]]) for name in names]
         rows.append((alpha, len(groups[alpha]), *(f"{v:.3f}" for v in middle)))
     trials = [t for group in groups.values() for t in group]
+    by_step = sum(t.params.get("metacontroller.summary") == "step" for t in trials)
     empty = sorted(a for a, group in groups.items() if np.median([t.metrics["kl"] for t in group]) < 0.01)
     told = max(trials, key=lambda t: t.metrics["code_subgoal_accuracy"])
     words = (
-        f"{len(trials)} runs from α {min(groups):g} to {max(groups):g}. "
+        f"{len(trials)} runs from α {min(groups):g} to {max(groups):g}, {by_step} of them with a summary per step, "
+        "which invites codes of actions. "
         + (f"Codes are empty (median KL below .01) at {', '.join(f'{a:g}' for a in empty)}. " if empty else "")
         + f"The codes that tell most of the subgoal do so in {told.metrics['code_subgoal_accuracy']:.2f} (chance "
         f"{told.metrics['code_subgoal_chance']:.2f}), at α {told.params['alpha']:g}, with switches of F1 "
