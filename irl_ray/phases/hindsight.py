@@ -1,7 +1,8 @@
 """A label-free teacher for discovery: what a demonstrator reached is what it was after (ours).
 
-At small scale the plain objective (Eqs. 3 and 9) finds codes of single actions, which pay sooner and
-buy more than goals (irl_ray/docs/codes.md). But the frozen base model knows what was reached:
+At small scale the plain objective (Eqs. 3 and 9), with a summary that is read per step, finds codes of
+single actions, which pay sooner and buy more than goals (irl_ray/docs/codes.md). But the frozen base
+model knows what was reached:
 
 1. *Events*. Mid-depth, the residual stream follows the task. A linear regression tells which of the
    things that can be seen (the rows of the encoder's table) make the stream jump when they come into
@@ -14,8 +15,14 @@ buy more than goals (irl_ray/docs/codes.md). But the frozen base model knows wha
    is left are subgoals.
 
 A metacontroller is taught these codes and switches; optimiser steps that are left go to the plain
-objective. A goal must show as one entry of what the encoder sees, such as "this colour, here".
-Neither labels nor rewards are used anywhere.
+objective. Neither labels nor rewards are used anywhere.
+
+What the teacher knows beforehand: a goal must show as one entry of what the encoder sees, such as
+"this colour, here". With the egocentric table alone (layer 0, or random blocks above it) the same
+outcomes are found, six, eight and four in the three worlds with released weights, with a contrast of
+1.10 to 1.19; mid-depth in the trained models it is 1.24 to 1.45. So the frozen model supplies the
+contrast and the choice of changes, the encoder's table supplies the outcomes. Absolute rows ("the
+agent, in this cell") find the corner cells.
 """
 
 from __future__ import annotations
