@@ -246,9 +246,7 @@ FIGURES = [
     ),
     Figure(
         "direction NLL at arrivals on whole walks, against floors | {}; goal known {}, Bayes {}, colour-blind {} |",
-        lambda: [
-            card("ant")[m] for m in ("eval/arrival_nll", "floor/oracle", "floor/bayes", "floor/colour_blind")
-        ],
+        lambda: [card("ant")[m] for m in ("eval/arrival_nll", "floor/oracle", "floor/bayes", "floor/colour_blind")],
     ),
     Figure(
         "on 0-1-2-3 (training tasks), layers 0, 1 | {} ({}), {} ({}) |",
@@ -256,9 +254,7 @@ FIGURES = [
     ),
     Figure(
         "switches per episode; F1, precision, recall (±5 steps) | {}; {}, {}, {} |",
-        lambda: [
-            card("ant")[m] for m in ("switches_per_episode", "switch_f1", "switch_precision", "switch_recall")
-        ],
+        lambda: [card("ant")[m] for m in ("switches_per_episode", "switch_f1", "switch_precision", "switch_recall")],
     ),
     Figure(
         "code → target colour probe (chance) | {} ({}) |",
@@ -319,8 +315,7 @@ FIGURES = [
     Figure(
         "base action NLL against floors | {}; Bayes {}, oracle {}, colour-blind {} | the base model knows the tasks",
         lambda: [
-            pretrained("gridworld")[m]
-            for m in ("eval/action_nll", "floor/bayes", "floor/oracle", "floor/colour_blind")
+            pretrained("gridworld")[m] for m in ("eval/action_nll", "floor/bayes", "floor/oracle", "floor/colour_blind")
         ],
     ),
     Figure(
@@ -364,10 +359,7 @@ FIGURES = [
         lambda: [
             *medium(300_032),
             median(medium(300_032)),
-            *(
-                pick(t.seconds / 60 * 300_032 / t.curve[-1][0] for t in runs(MEDIUM))
-                for pick in (min, max)
-            ),
+            *(pick(t.seconds / 60 * 300_032 / t.curve[-1][0] for t in runs(MEDIUM)) for pick in (min, max)),
         ],
     ),
     Figure(
@@ -381,9 +373,10 @@ FIGURES = [
             *(episodes_to(t, v / 2) for t, v in zip(runs(MEDIUM), medium(300_032))),
         ],
     ),
-    Figure("Further on, after 432,128 episodes; with mean codes | | {};", lambda: [
-        success_after(runs(MEDIUM)[0].learning_curve, 432_128)
-    ]),
+    Figure(
+        "Further on, after 432,128 episodes; with mean codes | | {};",
+        lambda: [success_after(runs(MEDIUM)[0].learning_curve, 432_128)],
+    ),
     Figure(
         "none in {} updates, so all advantages are 0 and both rates are the same run. Internal RL after as many "
         "episodes: {}, {}, {} | about 0 | {}, {} (not one success)",
@@ -570,7 +563,9 @@ FIGURES = [
     ),
     # The small world.
     Figure(
-        "ideal observers (20,000 demonstrations, ± .001): oracle {}, Bayes {}, and {} nats per step for one", floors, 0.002
+        "ideal observers (20,000 demonstrations, ± .001): oracle {}, Bayes {}, and {} nats per step for one",
+        floors,
+        0.002,
     ),
     # Why small models fall into codes that are not goals.
     Figure(
@@ -601,7 +596,7 @@ FIGURES = [
         ],
         page=CODES,
     ),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize("figure", FIGURES, ids=lambda figure: re.sub(r"\W+", " ", figure.sentence)[:60].strip())
