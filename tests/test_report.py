@@ -92,7 +92,7 @@ def some_results():
         "sweep_of_stopped_runs": [found(a, 7, finished=False) for a in (0.2, 0.3)],
         "search": [found(a, 8) for a in (0.2, 0.3)],
     }
-    raw = [rl_trial([0.0] * 12, {"lr": lr}) for lr in (1e-4, 3e-3)]
+    raw = [rl_trial([0.0] * 12, {"lr": lr, "action_temperature": 1.0}) for lr in (1e-4, 3e-3)]
     return Results(
         [
             *(ExperimentResult(name, "InternalRL", "1", trials) for name, trials in rl.items()),
@@ -120,17 +120,19 @@ def test_methods_are_told_apart_by_how_their_codes_were_found():
     assert comparison.method_of("InternalRL", forced) == "forced switching, summary per step"
     forced.origin["discover.metacontroller.summary"] = "sequence"
     assert comparison.method_of("InternalRL", forced) == "forced switching"
+    for threshold, label in ((0.0, "forced switching in RL alone"), (1e-9, "internal RL, switch threshold 1e-09")):
+        assert comparison.method_of("InternalRL", rl_trial([0.0], {"switch_threshold": threshold})) == label
     unknown = TrialResult(forced.params, {}, forced.curve)
     assert comparison.method_of("InternalRL", unknown) == "codes of unknown origin"
 
 
 def test_methods_are_compared_after_as_many_episodes_as_each_has():
     found = some_results()
-    found.experiments[1:] = [ExperimentResult("gridworld_raw", "RawRL", "1", [rl_trial([0.0, 0.1] * 3)])]
+    found.experiments[1:] = [ExperimentResult("gridworld_raw", "RawRL", "1", [rl_trial([0.0, 0.1] * 3)])]  # at .3
     found.experiments[0].trials = [rl_trial([0.0] * 5 + [0.8] * 7, {"seed": seed}) for seed in range(2)]
     header, rows = comparison.method_table(found)
     told = {row[1]: dict(zip(header, row)) for row in rows}
-    internal, raw = told["internal RL"], told["RL on raw actions, lr 0.003"]
+    internal, raw = told["internal RL"], told["RL on raw actions, lr 0.003, actions at temperature 0.3"]
     assert (internal["E episodes, which every method has"], internal["N episodes"]) == ("3000", "6000")
     assert internal["success after E: median (quartiles)"] == "0.160 (0.160–0.160)"  # one of the last five updates
     assert internal["success after N: median (quartiles)"] == "0.800 (0.800–0.800)"
