@@ -24,4 +24,4 @@ def generator(seed: int, *key: str | int) -> np.random.Generator:
 
 def torch_seed(seed: int, *key: str | int) -> int:
     """A 63-bit integer for `torch.Generator.manual_seed`, from the same streams."""
-    return int(seed_sequence(seed, *key).generate_state(1, np.uint64)[0] >> 1)
+    return int(seed_sequence(seed, *key).generate_state(1, np.uint64)[0]) >> 1

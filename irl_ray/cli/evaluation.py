@@ -9,11 +9,12 @@ from typing import Any
 
 import numpy as np
 
+from irl_ray.cli import film
+from irl_ray.cli.text import check_writable
 from irl_ray.config import merge, to_plain
 from irl_ray.envs.pinpad import PinpadSpec
-from irl_ray.envs.worlds import env_id, vector_env, world_spec
+from irl_ray.envs.worlds import env_id, world_spec
 from irl_ray.errors import UserError
-from irl_ray.internal.agent import Agent
 from irl_ray.internal.sampler import sample_code_episodes, sample_raw_episodes
 from irl_ray.models import weights
 from irl_ray.models.weights import Artefact
@@ -21,18 +22,25 @@ from irl_ray.seeding import seed_sequence
 
 
 def evaluate(options: argparse.Namespace) -> int:
-    """Prints success with its standard error, and writes a GIF and JSON where asked."""
+    """Prints success with its standard error, and writes a film and JSON where asked."""
     if options.episodes < 1:
         raise UserError(f"--episodes: expected a positive number, got {options.episodes}")
+    if options.render:
+        film.check(options.render)
+        if (options.prior, options.switch_threshold, options.action_temperature) != (False, None, None):
+            raise UserError("--render shows the agent as it was trained; leave out the other flags that change it")
+    if options.out:
+        check_writable(options.out, "--out")
     if "expert" in weights.described(options.checkpoint):
         return evaluate_expert(options)
     agent = weights.load(options.checkpoint)
     world = evaluation_world(agent, options.env_config or {})
     states = seed_sequence(options.seed, "evaluate").generate_state(options.episodes, "uint64")
-    seeds = [int(state >> 1) for state in states]
+    seeds = [int(state) >> 1 for state in states]
     temperature = agent.action_temperature if options.action_temperature is None else options.action_temperature
     if not temperature > 0:
         raise UserError(f"--action-temperature: expected above 0, got {temperature}")
+    frames = film.record(agent, world, options.seed, not options.greedy) if options.render else []
     if agent.metacontroller is None:
         episodes = sample_raw_episodes(
             agent.base, world, seeds, action_temperature=temperature, explore=not options.greedy
@@ -59,11 +67,8 @@ def evaluate(options: argparse.Namespace) -> int:
         "seed": options.seed,
     }
     show(result, options.out)
-    if options.render:
-        if (options.prior, options.switch_threshold, options.action_temperature) != (False, None, None):
-            raise UserError("--render shows the agent as it was trained; leave out the other flags that change it")
-        frames = record(agent, world, options.seed, not options.greedy)
-        write_gif(frames, Path(options.render))
+    if frames:
+        film.write(frames, options.render)
         print(f"{'render':<24}{options.render}")
     return 0
 
@@ -115,37 +120,3 @@ def evaluation_world(agent: Artefact, overrides: dict[str, Any]) -> PinpadSpec:
             trained = agent.provenance[phase].get("env_config", {})
             world = merge(world, {k: v for k, v in trained.items() if k != "preset"})
     return world_spec(env_id(agent.world), merge(world, overrides), "--env-config")
-
-
-def record(agent: Artefact, world: PinpadSpec, seed: int, explore: bool, tries: int = 20) -> list[np.ndarray]:
-    """Frames of the first successful of some episodes (else of the last), the gate drawn under each."""
-    env, acting = vector_env(world, 1), Agent(agent, seed, explore)
-    frames: list[np.ndarray] = []
-    for attempt in range(tries):
-        observation, info = env.reset(seed=seed + attempt)
-        acting.reset()
-        frames, over = [], False
-        while not over:
-            action = acting.act(observation[0])
-            frames.append(env.frame(acting.beta))
-            observation, _, terminated, truncated, info = env.step(np.array([action]))
-            over = bool(terminated[0] | truncated[0])
-        frames += [env.frame(None if acting.beta is None else 0.0)] * 4
-        if info["success"][0]:
-            break
-    env.close()
-    return frames
-
-
-def write_gif(frames: list[np.ndarray], path: Path) -> None:
-    """Writes frames as an animated GIF.
-
-    Raises:
-        UserError: if the path does not end in .gif.
-    """
-    from PIL import Image
-
-    if path.suffix != ".gif":
-        raise UserError(f"--render {path}: expected a name that ends in .gif")
-    images = [Image.fromarray(frame).convert("P", palette=Image.Palette.ADAPTIVE) for frame in frames]
-    images[0].save(path, save_all=True, append_images=images[1:], duration=200, loop=0)

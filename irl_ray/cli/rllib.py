@@ -53,7 +53,11 @@ def parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--action-temperature", type=float, help="in place of the policy's own")
     evaluate.add_argument("--greedy", action="store_true", help="take the policy's mean code")
     evaluate.add_argument("--seed", type=int, default=0)
-    evaluate.add_argument("--render", metavar="OUT", help="write one episode as an animated GIF")
+    evaluate.add_argument(
+        "--render",
+        metavar="OUT",
+        help="draw an episode into OUT, .gif or .mp4: the first successful of 20 (seeds from --seed on), else the last",
+    )
     evaluate.add_argument("--out", help="write the results as JSON")
 
     resume = commands.add_parser("resume", help="carry an interrupted experiment on")

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import argparse
 import json
+from pathlib import Path
 from typing import Any
+
+from irl_ray.errors import UserError
 
 INTERRUPTED = 130  # exit code of a shell command ended by Ctrl-C
 
@@ -25,3 +28,23 @@ def json_object(text: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise argparse.ArgumentTypeError("expected a JSON object")
     return value
+
+
+def check_writable(path: str, flag: str) -> None:
+    """Makes the folder of a file that a flag names, and refuses a file that cannot be written.
+
+    Raises:
+        UserError: telling why not.
+    """
+    file = Path(path)
+    there = file.exists()
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with file.open("ab"):
+            pass
+        if not there:
+            file.unlink()
+    except OSError as error:
+        raise UserError(
+            f"{flag} {path}: cannot be written ({error.strerror}); name a file in a folder of yours"
+        ) from None

@@ -30,6 +30,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
 
+from irl_ray import places
 from irl_ray.config import build, to_plain
 from irl_ray.data.trajectories import Trajectories
 from irl_ray.envs.pinpad import PinpadSpec

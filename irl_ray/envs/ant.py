@@ -5,12 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import gymnasium as gym
-import mujoco
 import numpy as np
-from mujoco.rollout import Rollout
 
-from irl_ray.envs import rendering
-from irl_ray.envs.ant_model import ANKLE_CENTRE, ANKLE_SIGN, TIMESTEP, ant_model
+from irl_ray.envs.ant_model import ANKLE_CENTRE, ANKLE_SIGN, TIMESTEP, ant_model, mujoco
+from irl_ray.envs.ant_picture import AntCamera
 from irl_ray.envs.vector import PinpadEnv, PinpadVectorEnv
 from irl_ray.envs.worlds import CONTROL_STEPS, NUM_JOINTS, AntSpec, ant_observation_size, ant_spec
 from irl_ray.errors import UserError
@@ -101,12 +99,12 @@ class AntPinpadVectorEnv(PinpadVectorEnv):
         self.metadata["render_fps"] = round(1 / (TIMESTEP * CONTROL_STEPS[spec.control]))
         self.model = ant_model(spec.control)
         self.substeps = CONTROL_STEPS[spec.control]
-        self._rollout = Rollout(nthread=threads)
+        self._rollout = mujoco.rollout.Rollout(nthread=threads)
         self._data = [mujoco.MjData(self.model) for _ in range(max(1, threads))]
         # A row is MuJoCo's full physics state: time, 15 positions, 14 velocities.
         self.physics = np.zeros((num_envs, mujoco.mj_stateSize(self.model, mujoco.mjtState.mjSTATE_FULLPHYSICS)))
         self._centres = cell_centres(spec)
-        self._renderer: mujoco.Renderer | None = None
+        self._camera: AntCamera | None = None
 
     @property
     def qpos(self) -> np.ndarray:
@@ -180,50 +178,16 @@ class AntPinpadVectorEnv(PinpadVectorEnv):
         ]
         return np.concatenate(parts, 1).astype(np.float32)
 
-    def frame(self, beta: float | None = None, size: int = 320) -> np.ndarray:
-        """uint8 [H, W, 3]: the first copy from above, under it the task and, where given, the gate."""
-        if self._renderer is None:
-            try:
-                self._renderer = mujoco.Renderer(self.model, size, size)
-            except Exception as error:  # what fails depends on the OpenGL at hand
-                raise UserError(
-                    f"rendering needs OpenGL ({error}); without a screen set MUJOCO_GL=egl (or osmesa, with "
-                    "libosmesa6 installed) before Python starts"
-                ) from None
-        data = self._data[0]
-        mujoco.mj_setState(self.model, data, self.physics[0], mujoco.mjtState.mjSTATE_FULLPHYSICS)
-        mujoco.mj_forward(self.model, data)
-        camera = mujoco.MjvCamera()
-        camera.lookat[:] = 0.0
-        camera.distance, camera.azimuth, camera.elevation = 1.35 * self.world.grid_size * self.world.cell_size, 90, -75
-        self._renderer.update_scene(data, camera)
-        for entity, cell in enumerate(self.entities[0, :-1]):
-            self._draw_cell(entity, self._centres[cell])
-        picture = self._renderer.render()
-        return rendering.under_strip(picture, *self.first_task, beta)
-
-    def _draw_cell(self, entity: int, centre: np.ndarray) -> None:
-        """Adds a coloured tile, or a block for a wall, to the scene."""
-        scene, wall = self._renderer.scene, entity >= self.world.num_colours
-        half, height = self.world.cell_size / 2, 0.25 if wall else 0.005
-        tint = rendering.WALL if wall else rendering.PALETTE[entity % len(rendering.PALETTE)]
-        colour = np.append(np.array(tint) * 0.75, 255) / 255  # the scene's light is bright
-        mujoco.mjv_initGeom(
-            scene.geoms[scene.ngeom],
-            mujoco.mjtGeom.mjGEOM_BOX,
-            np.array([half * 0.96, half * 0.96, height]),
-            np.array([*centre, height]),
-            np.eye(3).ravel(),
-            colour.astype(np.float32),
-        )
-        scene.ngeom += 1
+    def frame(self, beta: float | None = None, code: int | None = None) -> np.ndarray:
+        self._camera = self._camera or AntCamera(self.world)
+        return self._camera.frame(self.physics[0], self.entities[0], self.caption(beta, code))
 
     def close_extras(self, **kwargs: Any) -> None:
-        """Closes window, renderer and threads."""
+        """Closes window, camera and threads."""
         super().close_extras()
-        if self._renderer is not None:
-            self._renderer.close()
-            self._renderer = None
+        if self._camera is not None:
+            self._camera.close()
+            self._camera = None
         self._rollout.close()
 
 

@@ -3,11 +3,22 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 from pathlib import Path
 from xml.etree import ElementTree
 
-import mujoco
 import numpy as np
+
+from irl_ray.errors import UserError
+
+try:
+    import mujoco
+    import mujoco.rollout
+except (AttributeError, RuntimeError) as _error:  # MuJoCo opens the OpenGL that MUJOCO_GL names with its import
+    raise UserError(
+        f"MUJOCO_GL={os.environ.get('MUJOCO_GL', '')}: MuJoCo does not start with it ({_error}); expected egl (with "
+        "libegl1 installed), osmesa (with libosmesa6), glfw (with a screen) or disable, or leave it out"
+    ) from None
 
 TIMESTEP = 0.025  # seconds; semi-implicit Euler
 # Hip and ankle of legs 1 to 4, counted counterclockwise from the front left. Rotating the ant by a

@@ -94,14 +94,13 @@ class GridPinpadVectorEnv(PinpadVectorEnv):
         onehot[self._rows[:, None], np.arange(spec.num_entities), self.entities] = 1
         return onehot.reshape(self.num_envs, -1)
 
-    def frame(self, beta: float | None = None) -> np.ndarray:
-        """uint8 [H, W, 3]: the first copy."""
-        return rendering.image(self.world, self.entities[0], *self.first_task, beta)
+    def frame(self, beta: float | None = None, code: int | None = None) -> np.ndarray:
+        return rendering.image(self.world, self.entities[0], self.caption(beta, code))
 
     def render(self) -> str | np.ndarray | None:
         """The first copy as text, as an RGB array, or on a window."""
         if self.render_mode == "ansi":
-            return rendering.text(self.world, self.entities[0], *self.first_task)
+            return rendering.text(self.world, self.entities[0], self.caption())
         return super().render()
 
 

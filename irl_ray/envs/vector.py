@@ -102,6 +102,7 @@ class PinpadVectorEnv(gym.vector.VectorEnv):
         self._colour_at = np.full((num_envs, world.num_cells), -1)
         self._wall_at = np.zeros((num_envs, world.num_cells), bool)
         self._finished = np.zeros(num_envs, bool)
+        self._outcome = ""  # of the first copy's episode, for its picture
         self._window: rendering.Window | None = None
 
     @abstractmethod
@@ -139,6 +140,7 @@ class PinpadVectorEnv(gym.vector.VectorEnv):
         self.task[rows] = [owner.integers(len(world.tasks)) for owner in owners]
         self.leg[rows] = self.elapsed[rows] = 0
         self._finished[rows] = False
+        self._outcome = "" if 0 in rows else self._outcome
         self._colour_at[rows], self._wall_at[rows] = -1, False
         colours = self.entities[rows, : world.num_colours]
         self._colour_at[rows[:, None], colours] = np.arange(world.num_colours)
@@ -167,6 +169,9 @@ class PinpadVectorEnv(gym.vector.VectorEnv):
             success &= ~rows
         truncated = (self.elapsed >= self.world.horizon) & ~terminated & ~waiting
         over, self._finished = self._finished, self._finished | terminated | truncated
+        if self._finished[0] and not waiting[0]:
+            causes = {"done": success, "wrong_colour": wrong, **ends, "time": truncated}
+            self._outcome = next(name for name, rows in causes.items() if rows[0]).replace("_", " ")
         if self._autoreset and over.any():
             self._restart(np.flatnonzero(over))
         if self.render_mode == "human":
@@ -205,14 +210,19 @@ class PinpadVectorEnv(gym.vector.VectorEnv):
         self._generators = [self._generators[row] for row in rows]
         self.num_envs, self._rows = len(rows), np.arange(len(rows))
 
-    @property
-    def first_task(self) -> tuple[pinpad.Task, int]:
-        """Task and leg of the first copy, which is the one that is drawn."""
-        return self.world.tasks[self.task[0]], int(self.leg[0])
+    def caption(self, beta: float | None = None, code: int | None = None) -> rendering.Caption:
+        """What is told under a picture of the first copy."""
+        task, horizon = self.world.tasks[self.task[0]], self.world.horizon
+        return rendering.Caption(task, int(self.leg[0]), int(self.elapsed[0]), horizon, self._outcome, beta, code)
 
     @abstractmethod
-    def frame(self, beta: float | None = None) -> np.ndarray:
-        """uint8 [H, W, 3]: the first copy, with the switch gate drawn under it where it is given."""
+    def frame(self, beta: float | None = None, code: int | None = None) -> np.ndarray:
+        """uint8 [H, W, 3]: the first copy; under it task, step and, in the end, the outcome.
+
+        Args:
+            beta: the switch gate, where there is one.
+            code: number of the code in force, counted from 1.
+        """
 
     def render(self) -> Any:
         """The first copy as an RGB array, or on a window."""

@@ -37,7 +37,7 @@ class Agent:
     def reset(self) -> None:
         """Forgets the present episode; call it whenever the environment is reset."""
         parts = self.artefact
-        self._steps = 0
+        self._steps = self.decisions = 0
         self._base = parts.base.initial_state(1, MAX_STEPS)
         self._meta = parts.metacontroller.initial_state(1) if parts.metacontroller else None
         self._policy = parts.policy.initial_state(1) if parts.policy else None
@@ -46,7 +46,7 @@ class Agent:
     def act(self, observation: np.ndarray) -> int | np.ndarray:
         """The next action for one observation: of the gridworld one-hot [G²·E] or cells [E], of the ant [F].
 
-        `beta` and `code` afterwards tell the switch and the code in force.
+        `beta` and `code` afterwards tell the switch and the code in force, `decisions` how many codes there were.
 
         Raises:
             UserError: if the observation is not of the world the agent was trained in, or the
@@ -69,6 +69,7 @@ class Agent:
                     mean, log_std = inputs.chunk(2, -1)
                     noise = mean + log_std.exp() * noise if self.explore else mean
                 self._meta["code"].copy_(noise)
+                self.decisions += 1
             self.code = self._meta["code"][0].numpy().copy()
             controlled = meta.control(residual, self._meta["code"])
             top = base.upper_step(controlled, self._base, meta.layer)

@@ -21,7 +21,7 @@ from irl_ray.seeding import seed_sequence
 
 def episode_seed(seed: int, purpose: str, round_number: int, index: int) -> int:
     """The seed of one episode: a function of the run's seed, the round and the episode's index."""
-    return int(seed_sequence(seed, purpose, round_number, index).generate_state(1, "uint64")[0] >> 1)
+    return int(seed_sequence(seed, purpose, round_number, index).generate_state(1, "uint64")[0]) >> 1
 
 
 class EpisodeRunner(SingleAgentEnvRunner):
