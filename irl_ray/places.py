@@ -4,6 +4,7 @@ s3://bucket/runs?endpoint_override=https://minio.example.org."""
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import os
 import tempfile
@@ -24,6 +25,11 @@ def is_remote(place: Place) -> bool:
     return "://" in str(place)
 
 
+def local(place: Place) -> Path:
+    """A path on this machine; `~` stays as it is where there is no home."""
+    return Path(os.path.expanduser(place))
+
+
 def absolute(place: Place) -> str:
     """The same place, whatever the working directory.
 
@@ -31,7 +37,7 @@ def absolute(place: Place) -> str:
         UserError: for a URI with a password in it, which would end up in results.
     """
     if not is_remote(place):
-        return str(Path(place).expanduser().resolve())
+        return str(local(place).resolve())
     host = str(place).partition("://")[2].partition("/")[0]
     if "@" in host:
         raise UserError(
@@ -81,10 +87,9 @@ def copy_here(place: Place) -> Path:
 
     infos = [info for info in _infos(place) if info.is_file]
     state = repr((str(place), sorted((info.base_name, info.size, info.mtime_ns) for info in infos)))
-    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "irl_ray"
+    cache = _cache()
     copy = cache / hashlib.sha256(state.encode()).hexdigest()[:24]
     if not copy.is_dir():
-        cache.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=cache) as made:
             fresh = Path(made) / "copy"
             fresh.mkdir()
@@ -95,6 +100,23 @@ def copy_here(place: Place) -> Path:
             with contextlib.suppress(OSError):  # another process on this machine was first
                 fresh.rename(copy)
     return copy
+
+
+def _cache() -> Path:
+    """The user's cache; one for this process where there is none to write to."""
+    named = os.environ.get("XDG_CACHE_HOME", "")
+    cache = local(named if os.path.isabs(named) else "~/.cache") / "irl_ray"  # a relative one is to be ignored (XDG)
+    with contextlib.suppress(OSError):
+        if cache.is_absolute():
+            cache.mkdir(parents=True, exist_ok=True)
+            tempfile.TemporaryFile(dir=cache).close()
+            return cache
+    return Path(_own_cache().name)
+
+
+@functools.cache
+def _own_cache() -> tempfile.TemporaryDirectory[str]:
+    return tempfile.TemporaryDirectory(prefix="irl_ray-")
 
 
 def _opened(place: Place) -> tuple[fs.FileSystem, str]:

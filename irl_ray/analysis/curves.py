@@ -66,7 +66,7 @@ def draw(groups: dict[str, list[Curve]], out: Path) -> str:
     out.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(out, dpi=160)
     plt.close(figure)
-    with out.with_suffix(".csv").open("w", newline="") as file:
+    with out.with_suffix(".csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(("label", "episodes", "quartile_1", "median", "quartile_3"))
         writer.writerows(rows)

@@ -104,7 +104,7 @@ def draw(plt: Any, alone: float, curves: dict[str, list[float]], found: dict[str
     out.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(out, dpi=160)
     plt.close(figure)
-    with out.with_suffix(".csv").open("w", newline="") as file:
+    with out.with_suffix(".csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(("codes", "step", "action_nll"))
         writer.writerow(("none", 0, alone))

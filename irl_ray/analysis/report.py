@@ -175,7 +175,7 @@ def write(results: Results, out: Path, plt: Any) -> list[str]:
         missing += [] if part else [question.experiment]
     page = _PAGE.format(style=_STYLE, body="\n".join(parts), scratch=FROM_NOTHING, revision=code_revision(),
                         contents=_contents())  # fmt: skip
-    (out / "index.html").write_text(page)
+    (out / "index.html").write_text(page, encoding="utf-8")
     return missing
 
 
@@ -189,7 +189,7 @@ def _contents() -> str:
 
 
 def _csv(path: Path, header: Row, rows: list[Row]) -> None:
-    with path.open("w", newline="") as file:
+    with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(header)
         writer.writerows(rows)

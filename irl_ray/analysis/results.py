@@ -253,14 +253,14 @@ def _flat(node: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def _json(path: Path) -> Any:
     try:
-        return json.loads(path.read_text())
+        return json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError):
         return {}
 
 
 def _rows(path: Path) -> list[dict[str, Any]]:
     rows = []
-    for line in path.read_text().splitlines() if path.is_file() else ():
+    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
         try:
             rows.append(json.loads(line))
         except json.JSONDecodeError:  # the line that is being written
@@ -275,7 +275,7 @@ def store(results: Results, folder: Path) -> list[Path]:
     written = []
     for analysis in results.analyses:
         path = folder / f"{analysis['model']}_{analysis['kind']}.json"
-        path.write_text(json.dumps(analysis, indent=1) + "\n")
+        path.write_text(json.dumps(analysis, indent=1) + "\n", encoding="utf-8")
         written.append(path)
     for experiment in results.experiments:
         trials = [asdict(trial) for trial in experiment.trials]
@@ -283,6 +283,6 @@ def store(results: Results, folder: Path) -> list[Path]:
             trial["curve"] = [[int(episodes), round(success, 5)] for episodes, success in trial["curve"]]
         content = {"kind": STORED, "name": experiment.name, "run": experiment.run, "date": experiment.date}
         path = folder / f"{experiment.name}_{experiment.date}.json".replace("_.json", ".json")
-        path.write_text(json.dumps({**content, "trials": trials}) + "\n")
+        path.write_text(json.dumps({**content, "trials": trials}) + "\n", encoding="utf-8")
         written.append(path)
     return written

@@ -78,7 +78,7 @@ def show(result: dict[str, Any], out: str | None) -> None:
     for name, value in result.items():
         print(f"{name:<24}{value:.4g}" if isinstance(value, float) else f"{name:<24}{value}")
     if out:
-        Path(out).write_text(json.dumps(result, indent=1) + "\n")
+        Path(out).write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
 
 
 def shown_tasks(world: PinpadSpec) -> str:

@@ -125,9 +125,9 @@ def read_file(path: str | Path, config: Mapping[str, Any] | None = None) -> list
         return [_from_python(path, config)]
     try:
         if path.suffix == ".json":
-            content = json.loads(path.read_text())
+            content = json.loads(path.read_text(encoding="utf-8"))
         elif path.suffix in (".yaml", ".yml"):
-            content = yaml.load(path.read_text(), Loader=_Loader)  # noqa: S506  a SafeLoader
+            content = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)  # noqa: S506  a SafeLoader
         else:
             raise UserError(f"{path}: expected a .yaml, .json or .py file")
     except (yaml.YAMLError, json.JSONDecodeError, UnicodeDecodeError) as error:
@@ -361,7 +361,7 @@ def _absolute_paths(config: dict[str, Any]) -> dict[str, Any]:
         return weights.remote_artefact(value) if places.is_remote(value) else str(weights.resolve(value).resolve())
 
     def folder(value: Any) -> Any:
-        return str(Path(value).expanduser().resolve()) if isinstance(value, str) else value
+        return str(places.local(value).resolve()) if isinstance(value, str) else value
 
     made = {**dict.fromkeys(WEIGHT_KEYS, absolute), **dict.fromkeys(FOLDER_KEYS, folder)}
     return {key: made[key](value) if key in made else value for key, value in config.items()}

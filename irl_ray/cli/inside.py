@@ -82,7 +82,7 @@ def look(options: argparse.Namespace) -> int:
     if options.out:
         path = Path(options.out)
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(result, indent=1) + "\n")
+        path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
         print(f"{path}, {duration(result['seconds'])}")
     return 0
 

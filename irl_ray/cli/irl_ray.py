@@ -13,7 +13,7 @@ import torch
 import yaml
 
 from irl_ray.cli import inside
-from irl_ray.cli.text import INTERRUPTED, duration, json_object
+from irl_ray.cli.text import INTERRUPTED, duration, json_object, take_any_console
 from irl_ray.config import merge, to_plain
 from irl_ray.errors import UserError
 from irl_ray.models import weights
@@ -77,6 +77,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: list[str] | None = None) -> int:
     """Entry point of the console script; returns the exit code."""
+    take_any_console()
     options = parser().parse_args(arguments)
     try:
         commands = {
@@ -130,7 +131,7 @@ def run_phase(options: argparse.Namespace) -> int:
     path = Path(options.file)
     if not path.is_file():
         raise UserError(f"{path}: no such file")
-    content = yaml.safe_load(path.read_text())
+    content = yaml.safe_load(path.read_text(encoding="utf-8"))
     spec = next(iter(content.values())) if isinstance(content, dict) and content else None
     if not isinstance(spec, dict) or spec.get("run") not in made:
         raise UserError(f"{path}: expected an experiment with run: {', '.join(made)}")

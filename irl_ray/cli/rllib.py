@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from irl_ray import places
-from irl_ray.cli.text import json_object
+from irl_ray.cli.text import json_object, take_any_console
 from irl_ray.errors import UserError, did_you_mean
 
 EXAMPLES = Path("tuned_configs")
@@ -90,6 +90,7 @@ def _ray(command: argparse.ArgumentParser) -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     """Entry point of the console script; returns the exit code."""
+    take_any_console()
     options = parser().parse_args(arguments)
     level = logging.DEBUG if getattr(options, "vv", False) else logging.INFO if getattr(options, "v", False) else None
     # RLlib warns about its own migration on every start; its errors are still shown.
@@ -199,14 +200,14 @@ def example(options: argparse.Namespace) -> int:
         raise UserError(f"no examples: run this in a checkout, where {EXAMPLES}/ lies")
     if options.action == "list":
         for name, path in found.items():
-            content = yaml.safe_load(path.read_text())
+            content = yaml.safe_load(path.read_text(encoding="utf-8"))
             spec = next(iter(content.values()))
             print(f"{name:<32} {spec['run']:<12} {spec.get('description', '')}")
         return 0
     if options.name not in found:
         raise UserError(f"example {options.name!r}: unknown.{did_you_mean(options.name, found)}")
     if options.action == "get":
-        print(found[options.name].read_text(), end="")
+        print(found[options.name].read_text(encoding="utf-8"), end="")
         return 0
     arguments = ["train", "file", str(found[options.name]), "--storage-path", options.storage_path]
     return main(arguments)

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import re
+import secrets
 import signal
 import sys
 import time
@@ -39,6 +40,7 @@ from irl_ray.cli.scheduling import (  # noqa: E402, F401  runs begun earlier nam
     Interrupt,
     PausingASHA,
     PausingScheduler,
+    handles_signals,
     scheduler_of,
 )
 from irl_ray.cli.text import INTERRUPTED  # noqa: E402
@@ -58,7 +60,16 @@ def start_ray(address: str | None, num_cpus: int | None = None, num_gpus: int | 
     if address:
         ray.init(address=address, **quiet)
     else:
+        _hold_token_without_home()
         ray.init("local", num_cpus=num_cpus, num_gpus=num_gpus, include_dashboard=False, **quiet)
+
+
+def _hold_token_without_home() -> None:
+    """Gives a Ray that is started here a secret of its own where no home can keep it; Ray writes it to ~/.ray."""
+    home = Path(os.path.expanduser("~"))
+    kept = "RAY_AUTH_TOKEN_PATH" in os.environ or (home / ".ray" / "auth_token").is_file()
+    if not kept and not (home.is_dir() and os.access(home, os.W_OK)):
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
 
 
 def check_resources(experiment: Experiment, where: str) -> None:
@@ -247,7 +258,8 @@ def _fit(tuner: Tuner, folder: str) -> int:
         print(f"{folder}: {told}; if its disk is full, make room. Then: rllib resume {folder}", file=sys.stderr)
         return 1
     finally:
-        signal.signal(signal.SIGINT, interrupt)
+        if handles_signals():
+            signal.signal(signal.SIGINT, interrupt)
     if Interrupt.requested:
         print(f"Interrupted; everything is saved. Go on with:\n  rllib resume {folder}")
         return INTERRUPTED

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -119,13 +120,19 @@ def scheduler_of(experiment: Experiment) -> TrialScheduler:
     return PausingASHA(**{"mode": "max", "time_attr": counted, **experiment.scheduler_config})
 
 
+def handles_signals() -> bool:
+    """Whether this thread may: Python lets the main thread alone."""
+    return threading.current_thread() is threading.main_thread()
+
+
 class CheckpointOnInterrupt(Callback):
     """First Ctrl-C: pause all trials and stop. Second: stop at once."""
 
     def setup(self, **info: Any) -> None:
         Interrupt.requested = False
         self._stop = signal.getsignal(signal.SIGINT)
-        signal.signal(signal.SIGINT, self._handle)
+        if handles_signals():
+            signal.signal(signal.SIGINT, self._handle)
 
     def _handle(self, number: int, frame: Any) -> None:
         if Interrupt.requested:

@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
 from irl_ray.errors import UserError
 
 INTERRUPTED = 130  # exit code of a shell command ended by Ctrl-C
+
+
+def take_any_console() -> None:
+    """Lets a console that cannot show a letter show a question mark, in place of an error."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # not where something else collects what is printed
+            stream.reconfigure(errors="replace")
 
 
 def duration(seconds: float) -> str:
@@ -45,6 +53,5 @@ def check_writable(path: str, flag: str) -> None:
         if not there:
             file.unlink()
     except OSError as error:
-        raise UserError(
-            f"{flag} {path}: cannot be written ({error.strerror}); name a file in a folder of yours"
-        ) from None
+        why = f"{flag} {path}: cannot be written ({error.strerror})"
+        raise UserError(f"{why}; name a file in a folder of yours") from None

@@ -148,7 +148,7 @@ def write_manifest(folder: Path, world: PinpadSpec, shards: list[dict[str, Any]]
         "shards": shards,
     }
     partial = folder / "manifest.partial"
-    partial.write_text(json.dumps(manifest, indent=1))
+    partial.write_text(json.dumps(manifest, indent=1), encoding="utf-8")
     os.replace(partial, folder / MANIFEST)
 
 
@@ -160,7 +160,7 @@ def read_manifest(folder: str | os.PathLike[str]) -> dict[str, Any]:
     """
     path = Path(folder) / MANIFEST
     try:
-        manifest = json.loads(path.read_text())
+        manifest = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path}: missing; expected a folder that `irl-ray collect` made") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
@@ -246,7 +246,7 @@ class StoredDemonstrations:
     HELD_OUT_SHARE = 20
 
     def __init__(self, folder: str | os.PathLike[str], truth: bool = False, report: Any = print):
-        folder = Path(folder).expanduser()
+        folder = places.local(folder)
         self.manifest = read_manifest(folder)
         self.world = world_of(self.manifest, folder)
         tables = []

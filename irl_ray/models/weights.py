@@ -137,8 +137,8 @@ def save(artefact: Artefact, folder: str | os.PathLike[str]) -> Path:
         "provenance": artefact.provenance,
     }
     partial = folder / "config.partial"
-    partial.write_text(json.dumps(config, indent=1))
-    (folder / "CARD.md").write_text(card(artefact))
+    partial.write_text(json.dumps(config, indent=1), encoding="utf-8")
+    (folder / "CARD.md").write_text(card(artefact), encoding="utf-8")
     weights.with_suffix(".partial").chmod(0o644)  # safetensors writes for the owner alone
     os.replace(weights.with_suffix(".partial"), weights)
     os.replace(partial, folder / "config.json")
@@ -175,7 +175,7 @@ def resolve(name: str | os.PathLike[str]) -> Path:
     """The folder of an artefact: a path, a URI (copied here once), or the name of released weights."""
     if places.is_remote(name):
         return places.copy_here(remote_artefact(str(name)))
-    path = Path(name).expanduser()
+    path = places.local(name)
     if (path / "config.json").is_file():
         return path
     released = sorted(p.parent.name for p in RELEASED.glob("*/config.json"))
@@ -293,7 +293,7 @@ _HOW = {
 
 def _read_config(path: Path) -> Mapping[str, Any]:
     try:
-        config = json.loads(path.read_text())
+        config = json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not readable as JSON ({error})") from None
     if not isinstance(config, dict) or config.get("format") != FORMAT:

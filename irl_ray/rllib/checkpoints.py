@@ -14,7 +14,7 @@ SEAL = "files.json"
 def seal(folder: str | Path) -> None:
     """Lists what a checkpoint holds and how large it is; called when all else is written."""
     files = {p.relative_to(folder).as_posix(): p.stat().st_size for p in sorted(Path(folder).rglob("*")) if p.is_file()}
-    (Path(folder) / SEAL).write_text(json.dumps(files, indent=1))
+    (Path(folder) / SEAL).write_text(json.dumps(files, indent=1), encoding="utf-8")
 
 
 def is_whole(checkpoint: Checkpoint) -> bool:
