@@ -269,9 +269,12 @@ except Exception as error:
 assert frame.dtype == np.uint8 and frame.ndim == 3
 colours = {tuple(c) for c in frame.reshape(-1, 3)}
 assert len(colours) > 200, len(colours)
-still = AntPinpadVectorEnv(1, preset="small", render_mode="rgb_array"); still.reset(seed=1)
-assert (still.render()[:320] != frame[:320]).any()
-assert env.frame(0.5).shape[0] > frame.shape[0]
+other = AntPinpadVectorEnv(1, preset="small", render_mode="rgb_array"); other.reset(seed=1)
+assert (other.render()[:320] != frame[:320]).any()
+assert (env.frame(0.5, 3) != frame).any() and env.frame(0.5).shape == frame.shape
+env.physics[:, 1:3] = 0.0  # the ant alone has moved, to the middle
+moved = (env.frame() != frame).any(-1)
+assert 0.005 < moved.mean() < 0.2 and moved[174, 174]
 """
 
 
@@ -282,3 +285,34 @@ def test_draws_with_mujoco_where_there_is_opengl():
         assert "MUJOCO_GL" in done.stdout
         pytest.skip("no OpenGL on this machine")
     assert done.returncode == 0, done.stderr
+
+
+NO_SCREEN = """
+from irl_ray.envs.ant import AntPinpadVectorEnv
+from irl_ray.errors import UserError
+for _ in range(2):
+    env = AntPinpadVectorEnv(1, preset="tiny", render_mode="rgb_array")
+    env.reset(seed=0)
+    try:
+        env.render()
+    except UserError as error:
+        assert "MUJOCO_GL" in str(error)
+    else:
+        raise AssertionError("drawn")
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere there is a screen")
+def test_drawing_again_without_opengl_is_refused_again():
+    screens = ("DISPLAY", "WAYLAND_DISPLAY")
+    environment = {**{k: v for k, v in os.environ.items() if k not in screens}, "MUJOCO_GL": "glfw"}
+    done = subprocess.run([sys.executable, "-c", NO_SCREEN], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_an_unusable_opengl_is_one_line():
+    line = [sys.executable, "-m", "irl_ray.cli.rllib", "evaluate", "ant", "--episodes", "1"]
+    environment = {**os.environ, "MUJOCO_GL": "foo"}
+    done = subprocess.run(line, env=environment, capture_output=True, text=True)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
+    assert "MUJOCO_GL=foo" in done.stderr and "osmesa" in done.stderr

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 
 import pytest
@@ -62,3 +63,33 @@ def test_a_uri_that_leads_nowhere_costs_one_line(tmp_path, tiny_weights):
         (tmp_path / "two" / name / "params.json").write_text("{}")
     with pytest.raises(UserError, match="holds 2 trials"):
         weights.load((tmp_path / "two").as_uri())
+
+
+@pytest.mark.parametrize("home", ["/dev/null/none", None])
+@pytest.mark.parametrize("named", ["/dev/null/cache", "relative", None])
+def test_copies_are_kept_somewhere_without_a_home(tmp_path, monkeypatch, home, named):
+    monkeypatch.chdir(tmp_path)
+    for name, value in (("HOME", home), ("XDG_CACHE_HOME", named)):
+        monkeypatch.delenv(name, raising=False)
+        if value is not None:
+            monkeypatch.setenv(name, value)
+    if home is None:  # nor is there one in the list of users
+        monkeypatch.setattr(os.path, "expanduser", lambda path: path)
+    (tmp_path / "weights").mkdir()
+    (tmp_path / "weights" / "config.json").write_text("{}")
+    copy = places.copy_here((tmp_path / "weights").as_uri())
+    assert (copy / "config.json").read_text() == "{}"
+    assert places.copy_here((tmp_path / "weights").as_uri()) == copy
+    assert [path.name for path in tmp_path.iterdir()] == ["weights"]
+
+
+def test_the_users_cache_is_used_where_it_can_be(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    (tmp_path / "weights").mkdir()
+    (tmp_path / "weights" / "config.json").write_text("{}")
+    assert tmp_path / "cache" / "irl_ray" in places.copy_here((tmp_path / "weights").as_uri()).parents
+
+
+def test_a_home_that_is_unknown_is_no_traceback():
+    with pytest.raises(UserError, match="nobody-here"):
+        weights.load("~nobody-here/weights")

@@ -88,7 +88,7 @@ def code_meaning(codes: Tensor, batch: Trajectories, samples: int = 6000) -> dic
     counts = batch.subgoal.flatten()[where][held_out].bincount()
     result["code_subgoal_chance"] = float(counts.max() / counts.sum())
     target = target_cells(batch).flatten()[where]
-    place = torch.stack([target // grid_size, target % grid_size], -1).float()
+    place = torch.stack([target // grid_size, target % grid_size], -1).to(code.dtype)
     inputs = F.pad(code, (0, 1), value=1.0)
     fit = torch.linalg.lstsq(inputs[~held_out], place[~held_out]).solution
     residual = ((inputs @ fit - place)[held_out] ** 2).sum()

@@ -159,7 +159,8 @@ class InternalVectorEnv(gym.vector.VectorEnv):
         if not bool(torch.isfinite(codes).all()):
             row = int(rows[~torch.isfinite(codes).all(-1)][0])
             raise UserError(f"code of row {row} is not finite: has its policy diverged? Train it at a lower lr")
-        self._state["meta"]["code"][rows] = codes
+        held = self._state["meta"]["code"]
+        held[rows] = codes.to(held.dtype)
 
     @torch.no_grad()
     def advance(self, rows: Tensor | None = None) -> RawStep:

@@ -53,13 +53,16 @@ class CodePolicy(nn.Module):
         nn.init.zeros_(self.mean[-1].bias)
         self.log_std = nn.Parameter(torch.full((config.code_size,), config.log_std), requires_grad=config.learn_std)
 
+    def _features(self, residual: Tensor) -> Tensor:
+        return self.input(self.norm(residual.to(self.log_std.dtype)))
+
     def _gaussian(self, features: Tensor, memory: Tensor) -> Tensor:
         mean = self.mean(torch.cat([features, memory], -1))
         return torch.cat([mean, self.log_std.expand_as(mean)], -1)
 
     def forward(self, residual: Tensor) -> Tensor:
         """Residuals at switch times [B, K, d] -> (mean, log std) [B, K, 2z]."""
-        features = self.input(self.norm(residual))
+        features = self._features(residual)
         return self._gaussian(features, self.recurrence(features))
 
     def initial_state(self, rows: int) -> State:
@@ -68,7 +71,7 @@ class CodePolicy(nn.Module):
 
     def step(self, residual: Tensor, state: State, rows: Tensor) -> Tensor:
         """One decision for the given rows only: [n, d] -> [n, 2z]. Updates their state in place."""
-        features = self.input(self.norm(residual))
+        features = self._features(residual)
         memory = self.recurrence.step(features, state["hidden"][rows])
         state["hidden"][rows] = memory
         return self._gaussian(features, memory)

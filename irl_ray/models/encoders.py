@@ -99,7 +99,7 @@ class LinearEncoder(Encoder):
 
     def forward(self, observation: Tensor) -> Tensor:
         """float [..., F] -> [..., d]."""
-        return self.map(observation)
+        return self.map(observation.to(self.map.weight.dtype))
 
 
 class RelativeCellEncoder(Encoder):
@@ -132,7 +132,7 @@ class RelativeCellEncoder(Encoder):
     def forward(self, observation: Tensor) -> Tensor:
         """float [..., F] -> [..., d]."""
         body = torch.cat([observation[..., :NUM_BODY], observation[..., -2:]], -1)
-        return self.look_up(observation) + self.rest(body)
+        return self.look_up(observation) + self.rest(body.to(self.rest.weight.dtype))
 
 
 ENCODERS = {"absolute": AbsoluteEncoder, "egocentric": EgocentricEncoder}

@@ -37,7 +37,7 @@ class Expert(nn.Module):
 
     def forward(self, view: Tensor) -> tuple[Tensor, Tensor]:
         """Guided views [..., 42] -> mean and log standard deviation of the actions, [..., 8] each."""
-        mean = self.policy(view)
+        mean = self.policy(view.to(self.log_std.dtype))
         return mean, self.log_std.expand_as(mean)
 
 
