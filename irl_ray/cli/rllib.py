@@ -35,9 +35,16 @@ def parser() -> argparse.ArgumentParser:
     train.add_argument("--run", "--algo", "-r", "-a", dest="run", help="a trainable, such as InternalRL or PPO")
     _experiment(train)
 
-    evaluate = commands.add_parser("evaluate", help="roll a checkpoint out and print its success")
-    evaluate.add_argument("checkpoint", help="checkpoint, artefact folder or released name")
-    evaluate.add_argument("--episodes", type=int, default=512)
+    evaluate = commands.add_parser(
+        "evaluate",
+        help="roll a checkpoint out and print its success",
+        description="Rolls a checkpoint out and prints its success, or the return of RLlib's own algorithms. "
+        "Checkpoints of the latter hold pickles, which run code when they are read: give only those you made yourself.",
+    )
+    evaluate.add_argument("checkpoint", help="checkpoint, trial, run, artefact folder or released name")
+    evaluate.add_argument("--episodes", type=int, help="whole ones (default: 512; of RLlib's own algorithms 100)")
+    evaluate.add_argument("--env", "-e", help="environment id, in place of the checkpoint's")
+    evaluate.add_argument("--config", "-c", type=json_object, help="settings as JSON, laid over the checkpoint's")
     evaluate.add_argument("--env-config", type=json_object, default=None, help="world settings, such as the tasks")
     evaluate.add_argument("--prior", action="store_true", help="draw codes from N(0, I) instead of the policy")
     evaluate.add_argument("--switch-threshold", type=float, help="in place of the policy's own")
@@ -46,6 +53,8 @@ def parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--seed", type=int, default=0)
     evaluate.add_argument("--render", metavar="OUT", help="write one episode as an animated GIF")
     evaluate.add_argument("--out", help="write the results as JSON")
+    evaluate.add_argument("--framework", type=old.framework, metavar="torch", help="torch, which is what there is")
+    old.add_gone(evaluate, old.OF_EVALUATE)
 
     resume = commands.add_parser("resume", help="carry an interrupted experiment on")
     resume.add_argument("folder", help="a folder under results/")
@@ -215,10 +224,34 @@ def resume(options: argparse.Namespace) -> int:
 
 
 def evaluate(options: argparse.Namespace) -> int:
-    """`rllib evaluate CHECKPOINT`; needs no Ray."""
-    from irl_ray.cli import evaluation
+    """`rllib evaluate CHECKPOINT`; needs no Ray, but for RLlib's own algorithms."""
+    from irl_ray.cli import evaluation, stock
 
+    checkpoint = stock.stock_checkpoint(options.checkpoint)
+    if options.episodes is None:
+        options.episodes = 512 if checkpoint is None else stock.EPISODES
+    if checkpoint is not None:
+        return stock.evaluate(options, checkpoint)
+    _settings_as_flags(options)
     return evaluation.evaluate(options)
+
+
+def _settings_as_flags(options: argparse.Namespace) -> None:
+    """`evaluate --env X --config JSON` for agents of ours, of whose settings few matter when they act."""
+    from irl_ray.envs.worlds import GRIDWORLD_ID
+    from irl_ray.models import weights
+
+    lives_in = weights.described(options.checkpoint).get("environment", GRIDWORLD_ID)
+    if options.env not in (None, lives_in):
+        raise UserError(f"--env {options.env}: {options.checkpoint} acts in {lives_in} alone; leave it out")
+    known = ("env_config", "switch_threshold", "action_temperature", "seed")
+    for key, value in (options.config or {}).items():
+        if key not in known:
+            raise UserError(
+                f"--config: {key}: does nothing in an evaluation.{did_you_mean(key, known)} Expected {', '.join(known)}"
+            )
+        if getattr(options, key) is None or key == "seed":
+            setattr(options, key, value)
 
 
 def example(options: argparse.Namespace) -> int:
