@@ -225,6 +225,7 @@ def test_checkpoints_of_rllibs_own_algorithms_are_evaluated(left_always: Path, t
         (["--config", '{"lrr": 1}'], "Did you mean 'lr'"),
         (["--env", "NoEnv-v1"], "NoEnv"),
         (["--prior"], "--prior"),
+        (["--episodes", "0"], "--episodes"),
         (["--switch-threshold", "0.5"], "--switch-threshold"),
     ],
 )

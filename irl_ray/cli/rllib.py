@@ -139,7 +139,7 @@ def train(options: argparse.Namespace) -> int:
 
     if options.source == "file":
         if not options.files:
-            raise UserError("train file: which one? Such as: rllib train file tuned_configs/gridworld_internal.yaml")
+            raise UserError("train file: which one? Such as: rllib train file gridworld_internal")
         batches = [(files.read_file(path, options.config, options.arguments), path) for path in options.files]
     elif options.run:
         name = options.experiment_name or options.run.lower()

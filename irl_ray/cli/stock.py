@@ -37,6 +37,8 @@ def evaluate(options: argparse.Namespace, checkpoint: Path) -> int:
             raise UserError(
                 f"--{flag.replace('_', '-')}: is for agents of irl_ray; {checkpoint} is RLlib's; leave it out"
             )
+    if options.episodes < 1:
+        raise UserError(f"--episodes: expected a positive number, got {options.episodes}")
     from irl_ray.cli import runner
     from irl_ray.rllib import trainables
 
