@@ -24,6 +24,7 @@ _LAZY = {
     "InternalRLConfig": "irl_ray.rllib.algorithms",
     "RawRL": "irl_ray.rllib.algorithms",
     "RawRLConfig": "irl_ray.rllib.algorithms",
+    "register_everything": "irl_ray.rllib.trainables",
 }
 __all__ = sorted(_LAZY)
 

@@ -186,7 +186,8 @@ LINES: dict[str, tuple[Callable[[list[str]], int], list[str], str]] = {
     "evaluate on no task": (
         rllib, ["evaluate", "gridworld", "--episodes", "1", "--env-config", '{"tasks": "post_four"}'], "post_four"
     ),
-    "an example where there are none": (rllib, ["example", "get", "gridworld_internal"], "in a checkout"),
+    "an example that is not there": (rllib, ["example", "get", "gridworld_intrnal"], "Did you mean"),
+    "an example to run that is not there": (rllib, ["example", "run", "gridworld_intrnal"], "Did you mean"),
     "a card of nothing": (irl_ray, ["card", "antt"], "Did you mean 'ant'"),
     "a look into nothing": (irl_ray, ["probe", "antt", "--out", "x.json"], "Did you mean 'ant'"),
     "a look at the ant without data": (irl_ray, ["probe", "ant", "--out", "x.json"], "--data"),

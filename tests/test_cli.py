@@ -109,12 +109,12 @@ def test_flags_win_only_when_given(tmp_path, tiny_weights):
 
     path = write(tmp_path, INTERNAL.format(iterations=7, weights=tiny_weights))
     (one,) = experiment.read_file(path)
-    _apply_flags(one, parser().parse_args(["train", "file", str(path)]))
+    _apply_flags(one, parser().parse_args(["train", "file", str(path)]), [one.name])
     assert one.config["lr"] == 1e-3
     assert one.stop == {"training_iteration": 7} and one.checkpoint == {"checkpoint_frequency": 1}
     (one,) = experiment.read_file(path, {"lr": 0.5})
     flags = ["--stop", '{"training_iteration": 2}', "--checkpoint-freq", "9"]
-    _apply_flags(one, parser().parse_args(["train", "file", str(path), *flags]))
+    _apply_flags(one, parser().parse_args(["train", "file", str(path), *flags]), [one.name])
     assert one.stop == {"training_iteration": 2} and one.config["lr"] == 0.5
     assert one.checkpoint == {"checkpoint_frequency": 9}
 
@@ -218,13 +218,17 @@ def test_a_file_of_experiments_runs_in_order_and_is_carried_on(tmp_path):
     assert process.returncode == 0, error
     write(tmp_path, CHAIN)
     process = command(["train", "file", str(path), "--ray-num-cpus", "2", "--resume"], tmp_path)
-    _, error = process.communicate(timeout=240)
+    out, error = process.communicate(timeout=240)
     assert process.returncode == 0, error
     assert len(list((tmp_path / "results").glob("*_20*"))) == 3  # what was finished was not run again
     found = {e.name: e for e in results.read([tmp_path / "results"]).experiments}
     assert {name: len(e.trials) for name, e in found.items()} == {"a": 2, "a_codes": 2, "a_rl": 2}
     assert len({t.params["alpha"] for t in found["a_codes"].trials}) == 2
     assert sorted(t.origin["pretrain.seed"] for t in found["a_rl"].trials) == [0, 1]
+    rows = out.partition("a_rl: InternalRL")[2].splitlines()
+    shown = {" ".join(row.split()[1:3]) for row in rows if row.startswith(("0 ", "1 "))}
+    made = {(t.origin["pretrain.seed"], t.params["alpha"]) for t in found["a_codes"].trials}
+    assert shown == {f"seed={seed} alpha={alpha:.6g}" for seed, alpha in made}  # of what it starts from, not a path
 
 
 def test_asha_stops_what_falls_behind_and_pauses_on_ctrl_c(monkeypatch):

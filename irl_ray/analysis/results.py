@@ -16,6 +16,7 @@ from irl_ray.analysis.statistics import Curve
 from irl_ray.errors import UserError
 from irl_ray.models import weights
 
+KEPT = Path(__file__).resolve().parent.parent / "docs" / "results"  # stored results of README's runs
 STORED = "experiment"  # the `kind` of a stored experiment; analyses have kinds of their own
 LARGER = ("medium", "paper")  # presets whose runs are not compared with those of the small one
 ANALYSES = ("probe", "control", "codes", "variance")

@@ -18,9 +18,12 @@ import importlib.util
 import itertools
 import json
 import re
-from collections.abc import Iterator, Mapping
+import sys
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import yaml
@@ -28,6 +31,8 @@ from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 
 from irl_ray import places
 from irl_ray.cli import progress
+from irl_ray.cli.addresses import meant_for
+from irl_ray.cli.examples import experiment_file
 from irl_ray.config import merge
 from irl_ray.data.shards import read_manifest
 from irl_ray.envs.worlds import world_spec
@@ -106,23 +111,26 @@ _Loader.add_implicit_resolver(
 )
 
 
-def read_file(path: str | Path, config: Mapping[str, Any] | None = None) -> list[Experiment]:
+def read_file(
+    path: str | Path, config: Mapping[str, Any] | None = None, arguments: Sequence[str] = ()
+) -> list[Experiment]:
     """All experiments of a .yaml, .json or .py file, checked.
 
     Args:
-        path: the file.
-        config: settings laid over every experiment's before the check.
+        path: the file, or the name of an example.
+        config: settings laid over the experiments' before the check: `key` over every one's, `NAME.key` over one's.
+        arguments: what a .py file finds in `sys.argv` behind its own name.
 
     Raises:
         UserError: naming the file and the key at fault.
     """
-    path = Path(path)
-    if not path.is_file():
-        folder = path.parent if path.parent.is_dir() else Path("tuned_configs")
-        known = [str(p) for p in sorted(folder.glob("*.yaml"))]
-        raise UserError(f"{path}: no such file.{did_you_mean(str(path), known)}")
+    path = experiment_file(path)
     if path.suffix == ".py":
-        return [_from_python(path, config)]
+        return [_from_python(path, meant_for(path.stem, config or {}, [path.stem]), arguments)]
+    if arguments:
+        raise UserError(
+            f"{path}: takes no arguments after --, which a .py file alone reads; type --config for settings"
+        )
     try:
         if path.suffix == ".json":
             content = json.loads(path.read_text(encoding="utf-8"))
@@ -135,7 +143,11 @@ def read_file(path: str | Path, config: Mapping[str, Any] | None = None) -> list
         raise UserError(f"{path}: not readable: {reason}") from None
     if not isinstance(content, Mapping) or not content:
         raise UserError(f"{path}: expected a mapping of experiment names to settings")
-    experiments = [parse(str(name), spec, str(path), config) for name, spec in content.items()]
+    names = [str(name) for name in content]
+    experiments = [
+        parse(name, spec, str(path), meant_for(name, config or {}, names))
+        for name, spec in zip(names, content.values())
+    ]
     for i, experiment in enumerate(experiments):
         references = {key: v for key, v in experiment.config.items() if _is_reference(v)}
         for key, value in references.items():
@@ -427,10 +439,8 @@ def _positive(value: Any, here: str) -> int:
     return value
 
 
-def _from_python(path: Path, override: Mapping[str, Any] | None) -> Experiment:
-    spec = importlib.util.spec_from_file_location("irl_ray_experiment", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+def _from_python(path: Path, override: Mapping[str, Any], arguments: Sequence[str]) -> Experiment:
+    module = _run_python(path, arguments)
     config = getattr(module, "config", None)
     if not isinstance(config, AlgorithmConfig):
         raise UserError(f"{path}: expected a module-level `config` that is an AlgorithmConfig")
@@ -440,6 +450,25 @@ def _from_python(path: Path, override: Mapping[str, Any] | None) -> Experiment:
         if value != config.algo_class.get_default_config().to_dict().get(key)
     }
     stop = _stop(getattr(module, "stop", None), f"{path}: stop")
-    experiment = Experiment(path.stem, config.algo_class.__name__, merge(changed, override or {}), stop)
+    experiment = Experiment(path.stem, config.algo_class.__name__, merge(changed, override), stop)
     check_config(experiment, str(path))
     return experiment
+
+
+def _run_python(path: Path, arguments: Sequence[str]) -> ModuleType:
+    """Runs a file as `python FILE ARGUMENTS` would, as far as it can tell from `sys.argv`."""
+    spec = importlib.util.spec_from_file_location("irl_ray_experiment", path)
+    module = importlib.util.module_from_spec(spec)
+    ours, sys.argv = sys.argv, [str(path), *arguments]
+    try:
+        spec.loader.exec_module(module)
+    except UserError:
+        raise
+    except Exception as error:
+        steps = traceback.extract_tb(error.__traceback__)
+        lines = [step.lineno for step in steps if Path(step.filename) == path] or [getattr(error, "lineno", None)]
+        told = " ".join(str(error).split())
+        raise UserError(f"{path}, line {lines[-1]}: {type(error).__name__}: {told}") from error
+    finally:
+        sys.argv = ours
+    return module

@@ -13,6 +13,7 @@ import torch
 import yaml
 
 from irl_ray.cli import inside
+from irl_ray.cli.examples import experiment_file
 from irl_ray.cli.text import INTERRUPTED, duration, json_object, take_any_console
 from irl_ray.config import merge, to_plain
 from irl_ray.errors import UserError
@@ -27,7 +28,7 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(prog="irl-ray", description="Tools around internal RL.")
     commands = top.add_subparsers(dest="command", required=True)
     phase = commands.add_parser("phase", help="run a supervised phase without Ray (CPU or GPU)")
-    phase.add_argument("file", help="an experiment file with run: Pretrain, Discover or CompILE")
+    phase.add_argument("file", help="an experiment file, or an example's name, with run: Pretrain, Discover or CompILE")
     phase.add_argument("--out", required=True, help="folder for the weights")
     phase.add_argument("--config", type=json_object, default={}, help="settings as JSON, laid over the file's")
     phase.add_argument("--minutes", type=float, default=None, help="stop after this long")
@@ -57,7 +58,9 @@ def parser() -> argparse.ArgumentParser:
     curve.add_argument("results", nargs="+", metavar="LABEL=FOLDER", help="results of `rllib train`")
     curve.add_argument("--out", required=True, help=".png or .svg; a .csv is written beside it")
     report = commands.add_parser("report", help="the paper's figures of ours: SVG, PNG, CSV and one HTML page")
-    report.add_argument("results", nargs="*", help="results of rllib train, stored results, analyses")
+    report.add_argument(
+        "results", nargs="*", help="results of rllib train, stored results, analyses (default: those kept here)"
+    )
     report.add_argument("--out", required=True, help="folder for the report")
     report.add_argument(
         "--from-nothing", metavar="RESULTS", help="run every experiment first, or what is missing of them in RESULTS"
@@ -128,9 +131,7 @@ def run_phase(options: argparse.Namespace) -> int:
         "Discover": (Discover, discover_config),
         "CompILE": (CompILE, compile_config),
     }
-    path = Path(options.file)
-    if not path.is_file():
-        raise UserError(f"{path}: no such file")
+    path = experiment_file(options.file)
     content = yaml.safe_load(path.read_text(encoding="utf-8"))
     spec = next(iter(content.values())) if isinstance(content, dict) and content else None
     if not isinstance(spec, dict) or spec.get("run") not in made:
@@ -204,9 +205,7 @@ def write_report(options: argparse.Namespace) -> int:
     if options.from_nothing:
         code = run_everything(Path(options.from_nothing))
         options.results.append(options.from_nothing)
-    if not options.results:
-        raise UserError("report: expected folders of results, or --from-nothing RESULTS to make them first")
-    missing = report.write(results.read(options.results), out, plots)
+    missing = report.write(results.read(options.results or [results.KEPT]), out, plots)
     print(f"{out / 'index.html'}, {duration(time.monotonic() - started)}")
     if missing:
         print(f"not run: {', '.join(missing)}")
@@ -222,7 +221,7 @@ def run_everything(storage: Path) -> int:
         raise UserError(f"{ANT_DATA}: no such folder; the ant's demonstrations are collected first (README, Retrain)")
     code = 0
     for name in EXPERIMENTS:  # each goes on where it was; one that fails does not keep the others waiting
-        ended = rllib(["train", "file", f"tuned_configs/{name}.yaml", "--storage-path", str(storage), "--resume"])
+        ended = rllib(["train", "file", name, "--storage-path", str(storage), "--resume"])
         if ended == INTERRUPTED:
             return ended
         code |= ended

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ray.tune import ProgressReporter
 from ray.tune.experiment import Trial
 
+from irl_ray.cli import labels
 from irl_ray.cli.text import duration
 
 # header, key (a path joined by "/"), format
@@ -91,27 +92,32 @@ GATE_NAMES = (
 )
 
 
-LABEL = 32  # columns of a trial's name
-
-
-def shown_tag(tag: str) -> str:
-    """`"3_alpha=0.1700,seed=0"` as `"3 alpha=0.17 seed=0"`."""
-    number, _, values = tag.partition("_")
-    pairs = [pair.partition("=") for pair in values.split(",") if "=" in pair]
-    words = [f"{name.rsplit('/', 1)[-1]}={_shortest(value)}" for name, _, value in pairs]
-    return " ".join([number, *words])[: LABEL - 1]
-
-
-def _shortest(value: str) -> str:
-    try:
-        return f"{float(value):g}"
-    except ValueError:
-        return value if len(value) < 16 else f"…{value[-14:]}"  # of a path the end tells more
+NARROWEST, WIDEST = 12, 64  # columns of a trial's name
 
 
 def columns_of(run: str) -> list[Column]:
     """The columns of a trainable's table."""
     return COLUMNS["RL"] if run in ("InternalRL", "RawRL") else COLUMNS.get(run, COLUMNS["other"])
+
+
+def main_metrics(run: str) -> list[tuple[str, str]]:
+    """What a run is about, and whether more of it is better; of the first that was measured the best trial is told."""
+    if columns_of(run) is COLUMNS["RL"]:
+        return [("env_runners/success_rate", "max")]
+    if run in COLUMNS:
+        return [("gate_score", "max"), ("loss", "min"), ("eval/action_nll", "min"), ("action_nll", "min")]
+    return [("env_runners/episode_return_mean", "max")]
+
+
+def best_of(results: Sequence[Mapping[str, Any]], metrics: Sequence[tuple[str, str]]) -> tuple[int, str, float] | None:
+    """Which of some results is the best, by which metric, and its value; None where all are alike or not measured."""
+    for metric, mode in metrics:
+        values = {number: look_up(result, metric) for number, result in enumerate(results)}
+        known = {number: value for number, value in values.items() if value is not None and not math.isnan(value)}
+        if len(set(known.values())) > 1:
+            best = (max if mode == "max" else min)(known, key=known.get)
+            return best, metric, known[best]
+    return None
 
 
 def look_up(result: Mapping[str, Any], path: str) -> Any:
@@ -146,12 +152,13 @@ class Progress(ProgressReporter):
     def __init__(self, run: str, stop: Mapping[str, float], interval: float = 5.0):
         self.run, self.stop, self.interval = run, dict(stop), interval
         self._last: dict[str, tuple[float, int]] = {}
-        self._lines = 0
+        self._lines, self._width = 0, NARROWEST
 
     def should_report(self, trials: list[Trial], done: bool = False) -> bool:
         return True
 
     def report(self, trials: list[Trial], done: bool, *sys_info: str) -> None:
+        self._width = max([self._width, *(len(labels.label(trial)) + 1 for trial in trials)])
         for trial in trials:
             result = trial.last_result or {}
             iteration = result.get("training_iteration")
@@ -165,10 +172,10 @@ class Progress(ProgressReporter):
             self._line(trial, result)
 
     def _line(self, trial: Trial, result: Mapping[str, Any]) -> None:
-        columns = columns_of(self.run)
+        columns, width = columns_of(self.run), min(self._width, WIDEST)
         if self._lines % 20 == 0:
             heads = [f"{head:>13}" for head, *_ in columns]
-            print(f"{'trial':<{LABEL}}{''.join(heads)}{'elapsed':>9}{'eta':>8}", flush=True)
+            print(f"{'trial':<{width}}{''.join(heads)}{'elapsed':>9}{'eta':>8}", flush=True)
         self._lines += 1
         cells = []
         for _, key, shown in columns:
@@ -177,8 +184,7 @@ class Progress(ProgressReporter):
             cells.append(f"{'-' if missing else shown(float(value)):>13}")
         elapsed, share = result.get("time_total_s", 0.0), share_done(result, self.stop)
         eta = duration(elapsed * (1 - share) / share) if share > 0 else "?"
-        name = shown_tag(trial.experiment_tag) or trial.trial_id[:11]
-        print(f"{name:<{LABEL}}{''.join(cells)}{duration(elapsed):>9}{eta:>8}", flush=True)
+        print(f"{labels.label(trial)[: width - 1]:<{width}}{''.join(cells)}{duration(elapsed):>9}{eta:>8}", flush=True)
 
 
 def gates_table(result: Mapping[str, Any]) -> str:

@@ -9,14 +9,13 @@ import argparse
 import logging
 import os
 import sys
-from pathlib import Path
 from typing import Any
 
 from irl_ray import places
+from irl_ray.cli import examples, old
+from irl_ray.cli.addresses import addressed, check_addresses, meant_for
 from irl_ray.cli.text import json_object, take_any_console
 from irl_ray.errors import UserError, did_you_mean
-
-EXAMPLES = Path("tuned_configs")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -26,27 +25,26 @@ def parser() -> argparse.ArgumentParser:
 
     train = commands.add_parser("train", help="run an experiment: `train file X.yaml`, or --run and --env")
     train.add_argument("source", nargs="?", choices=["file"], help="read the experiment from FILE")
-    train.add_argument("files", nargs="*", metavar="FILE", help=".yaml, .json or .py; several run one after the other")
-    train.add_argument("--run", "--algo", dest="run", help="a trainable, such as InternalRL or PPO")
-    train.add_argument("--env", "-e", help="environment id")
-    train.add_argument("--config", type=json_object, help="settings as JSON, laid over the file's")
-    train.add_argument("--stop", "-s", type=json_object, help="stop criteria as JSON, in place of the file's")
-    train.add_argument("--experiment-name", help="name of the results folder")
-    train.add_argument("--num-samples", type=int, help="repetitions")
-    train.add_argument("--checkpoint-freq", type=int, help="iterations between checkpoints")
-    train.add_argument("--checkpoint-at-end", action="store_true", default=None)
-    train.add_argument("--keep-checkpoints-num", type=int, help="checkpoints to keep")
-    train.add_argument("--checkpoint-score-attr", help="metric that decides which ones")
-    train.add_argument("--scheduler", choices=["fifo", "asha"], help="of the trials; asha stops those that fall behind")
-    train.add_argument("--scheduler-config", type=json_object, help="its settings as JSON, such as the metric")
     train.add_argument(
-        "--resume", action="store_true", help="carry on the newest run of each experiment; start those without one"
+        "files",
+        nargs="*",
+        metavar="FILE",
+        help=".yaml, .json, .py, or an example's name; several run one after the other; "
+        "what follows ` -- ` at the end is what a .py file finds in sys.argv",
     )
-    _common(train)
+    train.add_argument("--run", "--algo", "-r", "-a", dest="run", help="a trainable, such as InternalRL or PPO")
+    _experiment(train)
 
-    evaluate = commands.add_parser("evaluate", help="roll a checkpoint out and print its success")
-    evaluate.add_argument("checkpoint", help="checkpoint, artefact folder or released name")
-    evaluate.add_argument("--episodes", type=int, default=512)
+    evaluate = commands.add_parser(
+        "evaluate",
+        help="roll a checkpoint out and print its success",
+        description="Rolls a checkpoint out and prints its success, or the return of RLlib's own algorithms. "
+        "Checkpoints of the latter hold pickles, which run code when they are read: give only those you made yourself.",
+    )
+    evaluate.add_argument("checkpoint", help="checkpoint, trial, run, artefact folder or released name")
+    evaluate.add_argument("--episodes", type=int, help="whole ones (default: 512; of RLlib's own algorithms 100)")
+    evaluate.add_argument("--env", "-e", help="environment id, in place of the checkpoint's")
+    evaluate.add_argument("--config", "-c", type=json_object, help="settings as JSON, laid over the checkpoint's")
     evaluate.add_argument("--env-config", type=json_object, default=None, help="world settings, such as the tasks")
     evaluate.add_argument("--prior", action="store_true", help="draw codes from N(0, I) instead of the policy")
     evaluate.add_argument("--switch-threshold", type=float, help="in place of the policy's own")
@@ -59,6 +57,8 @@ def parser() -> argparse.ArgumentParser:
         help="draw an episode into OUT, .gif or .mp4: the first successful of 20 (seeds from --seed on), else the last",
     )
     evaluate.add_argument("--out", help="write the results as JSON")
+    evaluate.add_argument("--framework", type=old.framework, metavar="torch", help="torch, which is what there is")
+    old.add_gone(evaluate, old.OF_EVALUATE)
 
     resume = commands.add_parser("resume", help="carry an interrupted experiment on")
     resume.add_argument("folder", help="a folder under results/")
@@ -67,19 +67,44 @@ def parser() -> argparse.ArgumentParser:
     example = commands.add_parser("example", help="the experiments in tuned_configs")
     actions = example.add_subparsers(dest="action", required=True)
     actions.add_parser("list", help="one line each")
-    for name, what in (("get", "print the file"), ("run", "run it")):
-        action = actions.add_parser(name, help=what)
-        action.add_argument("name")
-        if name == "run":
-            _common(action)
+    actions.add_parser("get", help="print the file").add_argument("name")
+    run = actions.add_parser("run", help="run it, with the options of `train file`")
+    run.add_argument("name")
+    _experiment(run)
     return top
 
 
-def _common(command: argparse.ArgumentParser) -> None:
+def _experiment(command: argparse.ArgumentParser) -> None:
+    """What can be said of an experiment beside its file."""
+    command.add_argument("--env", "-e", help="environment id")
+    command.add_argument(
+        "--config", "-c", type=json_object, help="settings as JSON, laid over the file's; NAME.key for one experiment"
+    )
+    command.add_argument(
+        "--stop",
+        "-s",
+        type=json_object,
+        help="stop criteria as JSON, in place of the file's; NAME.metric for one experiment of several",
+    )
+    command.add_argument("--experiment-name", "-n", help="name of the results folder")
+    command.add_argument("--num-samples", type=int, help="repetitions")
+    command.add_argument("--checkpoint-freq", type=int, help="iterations between checkpoints")
+    command.add_argument("--checkpoint-at-end", action="store_true", default=None)
+    command.add_argument("--keep-checkpoints-num", type=int, help="checkpoints to keep")
+    command.add_argument("--checkpoint-score-attr", help="metric that decides which ones")
+    command.add_argument(
+        "--scheduler", choices=["fifo", "asha"], help="of the trials; asha stops those that fall behind"
+    )
+    command.add_argument("--scheduler-config", type=json_object, help="its settings as JSON, such as the metric")
+    command.add_argument(
+        "--resume", action="store_true", help="carry on the newest run of each experiment; start those without one"
+    )
+    command.add_argument("--framework", type=old.framework, metavar="torch", help="torch, which is what there is")
     command.add_argument("--storage-path", default="results", help="where results go (default: results)")
-    command.add_argument("-v", action="store_true", help="more messages")
-    command.add_argument("-vv", action="store_true", help="all messages")
+    command.add_argument("--log-info", "-v", dest="v", action="store_true", help="more messages")
+    command.add_argument("--log-debug", "-vv", dest="vv", action="store_true", help="all messages")
     _ray(command)
+    old.add_gone(command, old.OF_TRAIN)
 
 
 def _ray(command: argparse.ArgumentParser) -> None:
@@ -91,16 +116,25 @@ def _ray(command: argparse.ArgumentParser) -> None:
 def main(arguments: list[str] | None = None) -> int:
     """Entry point of the console script; returns the exit code."""
     take_any_console()
-    options = parser().parse_args(arguments)
-    level = logging.DEBUG if getattr(options, "vv", False) else logging.INFO if getattr(options, "v", False) else None
-    # RLlib warns about its own migration on every start; its errors are still shown.
-    for name in ("ray", "ray.rllib.algorithms.algorithm_config"):
-        logging.getLogger(name).setLevel(level or logging.ERROR)
+    arguments = sys.argv[1:] if arguments is None else arguments
+    end = arguments.index("--") if "--" in arguments else len(arguments)
     try:
+        options = parser().parse_args(arguments[:end])
+        options.arguments = arguments[end + 1 :]
+        if options.arguments and options.command not in ("train", "example"):
+            raise UserError(f"{options.command}: takes nothing after --")
+        _set_messages(options)
         return COMMANDS[options.command](options)
     except UserError as error:
         print(f"rllib: {error}", file=sys.stderr)
         return 2
+
+
+def _set_messages(options: argparse.Namespace) -> None:
+    level = logging.DEBUG if getattr(options, "vv", False) else logging.INFO if getattr(options, "v", False) else None
+    # RLlib warns about its own migration on every start; its errors are still shown.
+    for name in ("ray", "ray.rllib.algorithms.algorithm_config"):
+        logging.getLogger(name).setLevel(level or logging.ERROR)
 
 
 def train(options: argparse.Namespace) -> int:
@@ -110,18 +144,22 @@ def train(options: argparse.Namespace) -> int:
 
     if options.source == "file":
         if not options.files:
-            raise UserError("train file: which one? Such as: rllib train file tuned_configs/gridworld_internal.yaml")
-        batches = [(files.read_file(path, options.config), path) for path in options.files]
+            raise UserError("train file: which one? Such as: rllib train file gridworld_internal")
+        batches = [(files.read_file(path, options.config, options.arguments), path) for path in options.files]
     elif options.run:
         name = options.experiment_name or options.run.lower()
-        spec = {"run": options.run, "env": options.env, "config": options.config or {}}
+        config = meant_for(name, options.config or {}, [name])
+        spec = {"run": options.run, "env": options.env, "config": config}
         batches = [([files.parse(name, spec, "command line")], "command line")]
     else:
         raise UserError("train: give `file FILE`, or --run and --env")
+    names = [experiment.name for experiments, _ in batches for experiment in experiments]
+    for flag, given in (("--config", options.config), ("--stop", options.stop)):
+        check_addresses(flag, given or {}, names)
     for experiments, where in batches:
         _refuse_shared_flags(experiments, where, options)
         for experiment in experiments:
-            _apply_flags(experiment, options)
+            _apply_flags(experiment, options, names)
             files.check_stop(experiment, where)
             files.check_scheduler(experiment, where)
             files.check_demonstrations(experiment, where)
@@ -141,19 +179,25 @@ def train(options: argparse.Namespace) -> int:
 
 def _refuse_shared_flags(experiments: list[Any], where: str, options: argparse.Namespace) -> None:
     """Flags that can be meant for one experiment alone, where a file holds several."""
-    for name in ("experiment_name", "stop", "env", "num_samples", "scheduler", "scheduler_config"):
-        if len(experiments) > 1 and getattr(options, name):
-            names = ", ".join(e.name for e in experiments)
-            flag = name.replace("_", "-")
-            raise UserError(f"--{flag}: {where} holds {len(experiments)} experiments ({names}); write it into the file")
+    if len(experiments) < 2:
+        return
+    names = [experiment.name for experiment in experiments]
+    several = f"{where} holds {len(names)} experiments ({', '.join(names)})"
+    for name in ("experiment_name", "env", "num_samples", "scheduler", "scheduler_config"):
+        if getattr(options, name):
+            raise UserError(f"--{name.replace('_', '-')}: {several}; write it into the file")
+    for metric in options.stop or {}:
+        if addressed(metric, names)[0] is None:
+            raise UserError(f'--stop: {several}; say which one is meant, such as "{names[-1]}.{metric}"')
 
 
-def _apply_flags(experiment: Any, options: argparse.Namespace) -> None:
+def _apply_flags(experiment: Any, options: argparse.Namespace, names: list[str]) -> None:
     """Flags win over the file, and only when given."""
     if options.env:
         experiment.config["env"] = options.env
     if options.stop is not None:
-        experiment.stop = options.stop
+        stop = meant_for(experiment.name, options.stop, names)
+        experiment.stop = stop if stop or not options.stop else experiment.stop
     if options.experiment_name:
         experiment.name = options.experiment_name
     if options.num_samples:
@@ -185,32 +229,55 @@ def resume(options: argparse.Namespace) -> int:
 
 
 def evaluate(options: argparse.Namespace) -> int:
-    """`rllib evaluate CHECKPOINT`; needs no Ray."""
-    from irl_ray.cli import evaluation
+    """`rllib evaluate CHECKPOINT`; needs no Ray, but for RLlib's own algorithms."""
+    from irl_ray.cli import evaluation, stock
 
+    checkpoint = stock.stock_checkpoint(options.checkpoint)
+    if options.episodes is None:
+        options.episodes = 512 if checkpoint is None else stock.EPISODES
+    if checkpoint is not None:
+        return stock.evaluate(options, checkpoint)
+    _settings_as_flags(options)
     return evaluation.evaluate(options)
+
+
+def _settings_as_flags(options: argparse.Namespace) -> None:
+    """`evaluate --env X --config JSON` for agents of ours, of whose settings few matter when they act."""
+    from irl_ray.envs.worlds import GRIDWORLD_ID
+    from irl_ray.models import weights
+
+    lives_in = weights.described(options.checkpoint).get("environment", GRIDWORLD_ID)
+    if options.env not in (None, lives_in):
+        raise UserError(f"--env {options.env}: {options.checkpoint} acts in {lives_in} alone; leave it out")
+    known = ("env_config", "switch_threshold", "action_temperature", "seed")
+    for key, value in (options.config or {}).items():
+        if key not in known:
+            raise UserError(
+                f"--config: {key}: does nothing in an evaluation.{did_you_mean(key, known)} Expected {', '.join(known)}"
+            )
+        if getattr(options, key) is None or key == "seed":
+            setattr(options, key, value)
 
 
 def example(options: argparse.Namespace) -> int:
     """`rllib example list|get|run`."""
+    if options.action == "run":
+        examples.example(options.name)
+        options.source, options.files, options.run = "file", [options.name], None
+        return train(options)
+    if options.action == "get":
+        print(examples.example(options.name).read_text(encoding="utf-8"), end="")
+        return 0
     import yaml
 
-    found = {path.stem: path for path in sorted(EXAMPLES.glob("*.yaml"))}
-    if not found:
-        raise UserError(f"no examples: run this in a checkout, where {EXAMPLES}/ lies")
-    if options.action == "list":
-        for name, path in found.items():
-            content = yaml.safe_load(path.read_text(encoding="utf-8"))
-            spec = next(iter(content.values()))
-            print(f"{name:<32} {spec['run']:<12} {spec.get('description', '')}")
-        return 0
-    if options.name not in found:
-        raise UserError(f"example {options.name!r}: unknown.{did_you_mean(options.name, found)}")
-    if options.action == "get":
-        print(found[options.name].read_text(encoding="utf-8"), end="")
-        return 0
-    arguments = ["train", "file", str(found[options.name]), "--storage-path", options.storage_path]
-    return main(arguments)
+    for name, path in examples.examples().items():
+        spec = next(iter(yaml.safe_load(path.read_text(encoding="utf-8")).values()))
+        print(f"{name:<32} {spec['run']:<12} {spec.get('description', '')}")
+    print(
+        f"Files: {examples.come_along('tuned_configs')}; for clusters: {examples.come_along('cluster')}",
+        file=sys.stderr,
+    )
+    return 0
 
 
 COMMANDS = {"train": train, "evaluate": evaluate, "resume": resume, "example": example}

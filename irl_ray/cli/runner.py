@@ -22,11 +22,11 @@ os.environ.setdefault("RAY_task_events_report_interval_ms", "0")  # a history of
 import ray  # noqa: E402
 from ray import tune  # noqa: E402
 from ray._private.state import state as ray_state  # noqa: E402  as Ray Train reads what may come
-from ray.tune import CheckpointConfig, FailureConfig, RunConfig, TuneConfig, Tuner  # noqa: E402
+from ray.tune import CheckpointConfig, FailureConfig, ResultGrid, RunConfig, TuneConfig, Tuner  # noqa: E402
 from ray.tune.search.basic_variant import BasicVariantGenerator  # noqa: E402
 
 from irl_ray import places  # noqa: E402
-from irl_ray.cli import progress  # noqa: E402
+from irl_ray.cli import labels, progress  # noqa: E402
 from irl_ray.cli.experiment import (  # noqa: E402
     SEARCHES,
     Experiment,
@@ -172,6 +172,7 @@ def run(experiment: Experiment, folder: str, where: str) -> int:
             tune_config=TuneConfig(
                 num_samples=experiment.num_samples,
                 scheduler=scheduler_of(experiment),
+                trial_dirname_creator=labels.folder_name,
                 search_alg=BasicVariantGenerator(random_state=0, max_concurrent=at_once),
             ),
             run_config=RunConfig(
@@ -271,10 +272,28 @@ def _fit(tuner: Tuner, folder: str) -> int:
         if gates:
             print(f"gates:\n{gates}")
         print(f"weights: {_weights_of(places.join(folder, Path(result.path).name), result.checkpoint)}")
+    print(_best(results, tuner, folder), end="")
     if results.errors:
         print(f"{len(results.errors)} trial(s) failed. Once mended: rllib resume {folder}", file=sys.stderr)
         return 1
     return 0
+
+
+def _best(results: ResultGrid, tuner: Tuner, folder: str) -> str:
+    """The best of several trials with its settings, and its weights; empty where nothing sets them apart."""
+    ended = [result for result in results if result.error is None and result.metrics]
+    if len(ended) < 2:
+        return ""
+    scheduler = tuner._local_tuner._tune_config.scheduler  # kept by Tune for runs that are carried on
+    searched = [(scheduler.metric, scheduler._mode)] if isinstance(scheduler, PausingASHA) else []
+    run_name = trainables.trainable_of(Path(ended[0].path).name)
+    found = progress.best_of([result.metrics for result in ended], searched or progress.main_metrics(run_name))
+    if found is None:
+        return ""
+    number, metric, value = found
+    trial = Path(ended[number].path).name
+    told = f"best of {len(ended)} trials: {labels.label_of_folder(trial)}, {metric} {value:.4g}"
+    return f"{told}\n  {_weights_of(places.join(folder, trial), ended[number].checkpoint)}\n"
 
 
 def _weights_of(trial: str, checkpoint: Any) -> str:

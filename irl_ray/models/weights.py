@@ -284,10 +284,10 @@ def described(name: str | os.PathLike[str]) -> Mapping[str, Any]:
 
 
 _HOW = {
-    "expert": "train one (rllib train file tuned_configs/ant_expert.yaml)",
-    "base": "pretrain one (rllib train file tuned_configs/X_pretrain.yaml)",
-    "metacontroller": "run discovery on it first (rllib train file tuned_configs/gridworld_discover.yaml)",
-    "policy": "run internal RL on it first (rllib train file tuned_configs/gridworld_internal.yaml)",
+    "expert": "train one (rllib train file ant_expert)",
+    "base": "pretrain one (rllib train file X_pretrain)",
+    "metacontroller": "run discovery on it first (rllib train file gridworld_discover)",
+    "policy": "run internal RL on it first (rllib train file gridworld_internal)",
 }
 
 

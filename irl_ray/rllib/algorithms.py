@@ -173,10 +173,17 @@ class EpisodePolicyGradient(Algorithm):
             if local is not None:
                 local.set_state(self._policy_state())
 
+    def __init__(self, config: AlgorithmConfig | dict[str, Any] | None = None, **kwargs: Any):
+        self._told = told_settings(config, self.get_default_config())
+        super().__init__(config, **kwargs)
+
     def get_auto_filled_metrics(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """RLlib's, without the whole configuration in every result: params.json has the settings."""
+        """RLlib's, with the settings that were told as `config`, which Tune's `Result.config` is.
+
+        The whole configuration, hundreds of keys, would be in every line of a run's results.
+        """
         filled = super().get_auto_filled_metrics(*args, **kwargs)
-        return {name: value for name, value in filled.items() if name != "config"}
+        return filled | {"config": self._told} if "config" in filled else filled
 
     def _policy_state(self) -> dict[str, Any]:
         """What a runner needs to act as the learner's present policy."""
@@ -259,6 +266,16 @@ class EpisodePolicyGradient(Algorithm):
         self.metrics.aggregate([found.reduce()], key=(EVALUATION_RESULTS, ENV_RUNNER_RESULTS))
         decisions = int(episodes.decisions.sum())
         return {}, decisions, decisions
+
+
+def told_settings(config: AlgorithmConfig | dict[str, Any] | None, default: AlgorithmConfig) -> dict[str, Any]:
+    """Settings that someone chose: those of a mapping, of a whole configuration all but RLlib's own defaults."""
+    given = config.to_dict() if isinstance(config, AlgorithmConfig) else dict(config or {})
+    stock, own = AlgorithmConfig().to_dict(), default.to_dict()
+    if not given.keys() >= stock.keys():
+        return {key: value for key, value in given.items() if not key.startswith("__")}  # without what Tune adds
+    kept = {key for key in own if key not in stock or own[key] != stock[key] or given[key] != stock[key]}
+    return {key: value for key, value in given.items() if key in kept and not callable(value)}
 
 
 def sample_share(
