@@ -36,8 +36,8 @@ def parser() -> argparse.ArgumentParser:
     train.add_argument("--checkpoint-freq", type=int, help="iterations between checkpoints")
     train.add_argument("--checkpoint-at-end", action="store_true", default=None)
     train.add_argument("--keep-checkpoints-num", type=int, help="checkpoints to keep")
-    train.add_argument("--checkpoint-score-attr", help="metric that decides which ones")
-    train.add_argument("--scheduler", choices=["fifo", "asha"], help="of the trials; asha stops those that fall behind")
+    train.add_argument("--checkpoint-score-attr", help="metric whose highest decide which ones; min-METRIC: lowest")
+    train.add_argument("--scheduler", help="of the trials: fifo, or asha, which stops those that fall behind")
     train.add_argument("--scheduler-config", type=json_object, help="its settings as JSON, such as the metric")
     train.add_argument(
         "--resume", action="store_true", help="carry on the newest run of each experiment; start those without one"
@@ -108,7 +108,7 @@ def train(options: argparse.Namespace) -> int:
             raise UserError("train file: which one? Such as: rllib train file tuned_configs/gridworld_internal.yaml")
         batches = [(files.read_file(path, options.config), path) for path in options.files]
     elif options.run:
-        name = options.experiment_name or options.run.lower()
+        name = options.run.lower() if options.experiment_name is None else options.experiment_name
         spec = {"run": options.run, "env": options.env, "config": options.config or {}}
         batches = [([files.parse(name, spec, "command line")], "command line")]
     else:
@@ -117,7 +117,8 @@ def train(options: argparse.Namespace) -> int:
         _refuse_shared_flags(experiments, where, options)
         for experiment in experiments:
             _apply_flags(experiment, options)
-            files.check_stop(experiment, where)
+            files.check_name(experiment.name, where)
+            files.check_metrics(experiment, where)
             files.check_scheduler(experiment, where)
             files.check_demonstrations(experiment, where)
     if options.resume and (options.config or options.stop or options.num_samples):
@@ -137,7 +138,7 @@ def train(options: argparse.Namespace) -> int:
 def _refuse_shared_flags(experiments: list[Any], where: str, options: argparse.Namespace) -> None:
     """Flags that can be meant for one experiment alone, where a file holds several."""
     for name in ("experiment_name", "stop", "env", "num_samples", "scheduler", "scheduler_config"):
-        if len(experiments) > 1 and getattr(options, name):
+        if len(experiments) > 1 and getattr(options, name) is not None:
             names = ", ".join(e.name for e in experiments)
             flag = name.replace("_", "-")
             raise UserError(f"--{flag}: {where} holds {len(experiments)} experiments ({names}); write it into the file")
@@ -145,26 +146,29 @@ def _refuse_shared_flags(experiments: list[Any], where: str, options: argparse.N
 
 def _apply_flags(experiment: Any, options: argparse.Namespace) -> None:
     """Flags win over the file, and only when given."""
+    from irl_ray.cli.experiment import scheduler_name, scored
+
     if options.env:
         experiment.config["env"] = options.env
     if options.stop is not None:
         experiment.stop = options.stop
-    if options.experiment_name:
+    if options.experiment_name is not None:
         experiment.name = options.experiment_name
     if options.num_samples:
         experiment.num_samples = options.num_samples
-    if options.scheduler:
-        experiment.scheduler = options.scheduler
-        experiment.scheduler_config = {} if options.scheduler == "fifo" else experiment.scheduler_config
+    if options.scheduler is not None:
+        experiment.scheduler = scheduler_name(options.scheduler, "--scheduler")
+        experiment.scheduler_config = {} if experiment.scheduler == "fifo" else experiment.scheduler_config
     if options.scheduler_config is not None:
         experiment.scheduler_config = options.scheduler_config
     flags = {
         "checkpoint_frequency": options.checkpoint_freq,
         "checkpoint_at_end": options.checkpoint_at_end,
         "num_to_keep": options.keep_checkpoints_num,
-        "checkpoint_score_attribute": options.checkpoint_score_attr,
     }
     experiment.checkpoint |= {key: value for key, value in flags.items() if value is not None}
+    if options.checkpoint_score_attr is not None:
+        experiment.checkpoint |= scored(options.checkpoint_score_attr)
 
 
 def resume(options: argparse.Namespace) -> int:

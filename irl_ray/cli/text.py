@@ -6,6 +6,8 @@ import argparse
 import json
 from typing import Any
 
+from irl_ray.errors import UserError
+
 INTERRUPTED = 130  # exit code of a shell command ended by Ctrl-C
 
 
@@ -19,9 +21,25 @@ def duration(seconds: float) -> str:
 def json_object(text: str) -> dict[str, Any]:
     """An argument that is a JSON object."""
     try:
-        value = json.loads(text)
+        value = json.loads(text, object_pairs_hook=each_once)
     except json.JSONDecodeError as error:
         raise argparse.ArgumentTypeError(f"not JSON: {error}") from None
+    except UserError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
     if not isinstance(value, dict):
         raise argparse.ArgumentTypeError("expected a JSON object")
     return value
+
+
+def each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object of which every key is there once; JSON itself keeps the last and says nothing.
+
+    Raises:
+        UserError: naming the key.
+    """
+    made: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in made:
+            raise UserError(f"{key}: stands twice in the same mapping; leave one out")
+        made[key] = value
+    return made
