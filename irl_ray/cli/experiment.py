@@ -17,6 +17,7 @@ from __future__ import annotations
 import importlib.util
 import itertools
 import json
+import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -193,7 +194,7 @@ def parse(name: str, spec: Any, where: str, override: Mapping[str, Any] | None =
         name=name,
         run=run,
         config=config,
-        stop=_stop(spec.get("stop"), f"{here}.stop"),
+        stop=stop_criteria(spec.get("stop"), f"{here}.stop"),
         checkpoint=_checkpoint(spec.get("checkpoint_config"), f"{here}.checkpoint_config"),
         num_samples=_positive(spec.get("num_samples", 1), f"{here}.num_samples"),
         scheduler=scheduler_name(spec.get("scheduler", "fifo"), f"{here}.scheduler"),
@@ -233,7 +234,9 @@ def scheduler_name(given: Any, here: str) -> str:
         return "fifo" if kind is schedulers.FIFOScheduler else "asha"
     if kind is not None:
         raise UserError(f"{here}: {given} is Tune's, and not offered here; {offered}")
-    raise UserError(f"{here}: {given!r} is unknown.{did_you_mean(str(given).lower(), SCHEDULERS)} {offered.capitalize()}")
+    raise UserError(
+        f"{here}: {given!r} is unknown.{did_you_mean(str(given).lower(), SCHEDULERS)} {offered.capitalize()}"
+    )
 
 
 def check_scheduler(experiment: Experiment, here: str) -> None:
@@ -348,6 +351,17 @@ def variants(config: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         yield variant
 
 
+def count_trials(experiment: Experiment) -> int:
+    """How many trials an experiment has."""
+
+    def grid(node: Any) -> int:
+        if not isinstance(node, Mapping):
+            return 1
+        return len(node["grid_search"]) if "grid_search" in node else math.prod(map(grid, node.values()))
+
+    return experiment.num_samples * grid(experiment.config)
+
+
 def _searches(node: Any, path: tuple) -> Iterator[tuple[tuple, list]]:
     if not isinstance(node, Mapping):
         return
@@ -422,7 +436,12 @@ def _known(given: Mapping[str, Any], known: Any, here: str) -> None:
             raise UserError(f"{here}.{key}: unknown key.{did_you_mean(str(key), known)}")
 
 
-def _stop(value: Any, here: str) -> dict[str, float]:
+def stop_criteria(value: Any, here: str) -> dict[str, float]:
+    """Metrics and the numbers at or above which a trial ends.
+
+    Raises:
+        UserError: naming the metric.
+    """
     if value is None:
         return {}
     if not isinstance(value, Mapping):
@@ -521,7 +540,7 @@ def _from_python(path: Path, override: Mapping[str, Any] | None) -> Experiment:
         for key, value in config.to_dict().items()
         if value != config.algo_class.get_default_config().to_dict().get(key)
     }
-    stop = _stop(getattr(module, "stop", None), f"{path}: stop")
+    stop = stop_criteria(getattr(module, "stop", None), f"{path}: stop")
     experiment = Experiment(path.stem, config.algo_class.__name__, merge(changed, override or {}), stop)
     check_config(experiment, str(path))
     return experiment

@@ -9,6 +9,7 @@ import argparse
 import logging
 import os
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,8 @@ def parser() -> argparse.ArgumentParser:
 
     resume = commands.add_parser("resume", help="carry an interrupted experiment on")
     resume.add_argument("folder", help="a folder under results/")
+    resume.add_argument("--stop", "-s", type=json_object, help="stop criteria as JSON, in place of the run's")
+    resume.add_argument("--config", type=json_object, help="what may change, as JSON: where weights or data lie, steps")
     _ray(resume)
 
     example = commands.add_parser("example", help="the experiments in tuned_configs")
@@ -146,12 +149,12 @@ def _refuse_shared_flags(experiments: list[Any], where: str, options: argparse.N
 
 def _apply_flags(experiment: Any, options: argparse.Namespace) -> None:
     """Flags win over the file, and only when given."""
-    from irl_ray.cli.experiment import scheduler_name, scored
+    from irl_ray.cli.experiment import scheduler_name, scored, stop_criteria
 
     if options.env:
         experiment.config["env"] = options.env
     if options.stop is not None:
-        experiment.stop = options.stop
+        experiment.stop = stop_criteria(options.stop, "--stop")
     if options.experiment_name is not None:
         experiment.name = options.experiment_name
     if options.num_samples:
@@ -174,13 +177,15 @@ def _apply_flags(experiment: Any, options: argparse.Namespace) -> None:
 def resume(options: argparse.Namespace) -> int:
     """`rllib resume FOLDER`."""
     from irl_ray.cli import runner
+    from irl_ray.cli.experiment import stop_criteria
 
+    stop = None if options.stop is None else stop_criteria(options.stop, "--stop")
     folder = os.path.expanduser(options.folder).rstrip("/")
     if not places.names_in(folder):
         storage, name = places.split(folder)
         raise UserError(f"{folder}: no such folder.{did_you_mean(name, places.names_in(storage))}")
-    runner.start_ray(options.ray_address, options.ray_num_cpus, options.ray_num_gpus)
-    return runner.resume(folder)
+    start = partial(runner.start_ray, options.ray_address, options.ray_num_cpus, options.ray_num_gpus)
+    return runner.resume(folder, stop, options.config, start)
 
 
 def evaluate(options: argparse.Namespace) -> int:

@@ -5,35 +5,38 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import re
 import signal
 import sys
-import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
 
 os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # the old output lets us print our own table
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+os.environ.setdefault("TUNE_DISABLE_STRICT_METRIC_CHECKING", "1")  # names of metrics are checked in irl_ray.cli
 os.environ.setdefault("RAY_task_events_report_interval_ms", "0")  # a history of calls, kept for dashboards alone
 
 import ray  # noqa: E402
 from ray import tune  # noqa: E402
 from ray._private.state import state as ray_state  # noqa: E402  as Ray Train reads what may come
-from ray.tune import CheckpointConfig, FailureConfig, RunConfig, TuneConfig, Tuner  # noqa: E402
+from ray.tune import Callback, CheckpointConfig, FailureConfig, ResumeConfig, RunConfig, TuneConfig, Tuner  # noqa: E402
 from ray.tune.search.basic_variant import BasicVariantGenerator  # noqa: E402
 
 from irl_ray import places  # noqa: E402
-from irl_ray.cli import progress  # noqa: E402
+from irl_ray.cli import progress, runs  # noqa: E402
 from irl_ray.cli.experiment import (  # noqa: E402
     SEARCHES,
     Experiment,
     built_algorithm_config,
+    compared,
+    count_trials,
     variants,
     with_results,
 )
+from irl_ray.cli.metrics import WatchedMetrics  # noqa: E402
 from irl_ray.cli.records import mend_records  # noqa: E402
+from irl_ray.cli.resuming import changes_of  # noqa: E402
 from irl_ray.cli.scheduling import (  # noqa: E402, F401  runs begun earlier name the schedulers here
     CheckpointOnInterrupt,
     Interrupt,
@@ -112,17 +115,21 @@ def run_all(experiments: list[Experiment], storage: str, where: str, resume_newe
     """
     folders: dict[str, str] = {}
     for number, experiment in enumerate(experiments, start=1):
-        known = [found for found in runs_of(experiment.name, storage) if _trials_of(found)] if resume_newest else []
-        if known and experiment.awaited is not None and _date(known[-1]) < _date(folders[experiment.awaited]):
-            known = []  # it started from older results than those that are there now
-        if known:
-            folders[experiment.name] = known[-1]
-            code = resume(known[-1])
+        awaited = None if experiment.awaited is None else folders[experiment.awaited]
+        known = runs.to_carry_on(experiment.name, storage, awaited) if resume_newest else None
+        if known is not None:
+            edits = runs.edits(experiment, known)
+            if edits:
+                print(f"{known} goes on as it began; changed in {where} since, and ignored: {'; '.join(edits)}")
+            folders[experiment.name] = known
+            code = resume(known)
         else:
+            asked = experiment
             if experiment.awaited is not None:
                 experiment = with_results(experiment, folders, where)
-            folders[experiment.name] = places.join(storage, f"{experiment.name}_{time.strftime('%Y%m%d-%H%M%S')}")
-            code = run(experiment, folders[experiment.name], where)
+            check_resources(experiment, where)
+            folder = folders[experiment.name] = runs.create(asked, storage, count_trials(experiment), awaited)
+            code = run(experiment, folder)
         if code:
             if number < len(experiments):
                 print(f"What comes after it was not started; go on with all of it: rllib train file {where} --resume")
@@ -130,19 +137,8 @@ def run_all(experiments: list[Experiment], storage: str, where: str, resume_newe
     return 0
 
 
-def _date(folder: str) -> str:
-    return places.split(folder)[1][-15:]
-
-
-def runs_of(name: str, storage: str) -> list[str]:
-    """Folders of the runs of an experiment, oldest first."""
-    dated = re.compile(re.escape(name) + r"_\d{8}-\d{6}")
-    return [places.join(storage, found) for found in places.names_in(storage) if dated.fullmatch(found)]
-
-
-def run(experiment: Experiment, folder: str, where: str) -> int:
-    """Runs one experiment to its end; returns the process's exit code."""
-    check_resources(experiment, where)
+def run(experiment: Experiment, folder: str) -> int:
+    """Runs one experiment to its end in a folder of its own; returns the process's exit code."""
     trainables.register_everything()
     checkpoint = {"checkpoint_at_end": True, **experiment.checkpoint}
     trainable, resources = trainables.trainable_class(experiment.run), _phase_resources(experiment)
@@ -168,14 +164,21 @@ def run(experiment: Experiment, folder: str, where: str) -> int:
                 storage_path=storage,
                 stop=experiment.stop or None,
                 checkpoint_config=CheckpointConfig(**checkpoint),
-                progress_reporter=progress.Progress(experiment.run, experiment.stop),
-                callbacks=[CheckpointOnInterrupt()],
+                progress_reporter=progress.Progress(experiment.run),
+                callbacks=[CheckpointOnInterrupt(), *_watching(experiment)],
                 failure_config=FailureConfig(max_failures=LOSSES if _may_lose_parts(experiment) else 0),
                 verbose=1,
             ),
         )
     print(f"{experiment.name}: {experiment.run}, results and TensorBoard in {folder}", flush=True)
-    return _fit(tuner, folder)
+    with runs.held(folder):
+        return _fit(tuner, folder)
+
+
+def _watching(experiment: Experiment) -> list[Callback]:
+    """For those whose metrics are known from their results alone."""
+    known_before = experiment.run in (*trainables.PHASES, "InternalRL", "RawRL")
+    return [] if known_before else [WatchedMetrics(compared(experiment))]
 
 
 def _drawn(node: Any) -> Any:
@@ -210,36 +213,49 @@ def _phase_resources(experiment: Experiment) -> dict[str, float] | None:
     return _trial_resources(experiment.run, next(variants(experiment.config)))
 
 
-def resume(folder: str) -> int:
-    """Carries an interrupted experiment on from its last checkpoints."""
+def resume(
+    folder: str,
+    stop: Mapping[str, float] | None = None,
+    config: Mapping[str, Any] | None = None,
+    start: Callable[[], None] = lambda: None,
+) -> int:
+    """Carries an interrupted experiment on from its last checkpoints, and a finished one that is to go on for longer.
+
+    Args:
+        folder: of its run.
+        stop: criteria in place of those it has.
+        config: settings that may change, laid over those it has.
+        start: starts Ray; called when all else is found to be in order.
+    """
     if not Tuner.can_restore(places.absolute(folder)):
         raise UserError(
             f"{folder}: no experiment to resume there; expected a folder that `rllib train` made, "
             "such as results/gridworld_internal_20260101-120000"
         )
-    mend_records(folder)
-    trainables.register_everything()
-    trials = _trials_of(folder)
+    trials = runs.trials_of(folder)
     if not trials:
         raise UserError(f"{folder}: ended before its first trial began; start it anew")
+    trainables.register_everything()
     run_name = trainables.trainable_of(trials[0])
-    trainable = trainables.trainable_class(run_name)
-    settings = json.loads(places.read_text(places.join(folder, trials[0], "params.json")) or "{}")
-    begun = WORKERS in places.names_in(places.join(folder, trials[0]))
-    if run_name in trainables.PHASES and (begun or settings.get("num_workers", 0) > 1):
-        trainable = parallel_phase(run_name, places.absolute(folder))
-    tuner = Tuner.restore(places.absolute(folder), trainable=trainable, resume_errored=True)
-    print(f"resuming {folder}", flush=True)
-    return _fit(tuner, folder)
-
-
-def _trials_of(folder: str) -> list[str]:
-    """Names of the trials that have begun."""
-    return [name for name in places.names_in(folder) if trainables.trainable_of(name) is not None]
+    with runs.held(folder):
+        mend_records(folder)
+        changes = changes_of(folder, run_name, stop, config)
+        trainable = trainables.trainable_class(run_name)
+        settings = json.loads(places.read_text(places.join(folder, trials[0], "params.json")) or "{}")
+        begun = WORKERS in places.names_in(places.join(folder, trials[0]))
+        if run_name in trainables.PHASES and (begun or settings.get("num_workers", 0) > 1):
+            trainable = parallel_phase(run_name, places.absolute(folder))
+        tuner = Tuner.restore(places.absolute(folder), trainable=trainable, resume_errored=True)
+        # Tune skips what has ended; whether it goes on is for the changes to say.
+        tuner._local_tuner._resume_config.finished = ResumeConfig.ResumeType.RESUME
+        tuner._local_tuner._tune_config.scheduler.changes = changes
+        start()
+        print(f"resuming {folder}", flush=True)
+        return _fit(tuner, folder)
 
 
 def _fit(tuner: Tuner, folder: str) -> int:
-    interrupt = signal.getsignal(signal.SIGINT)
+    handlers = {number: signal.getsignal(number) for number in INTERRUPTED}
     try:
         results = tuner.fit()
     except (OSError, EOFError, UnpicklingError) as error:  # Tune could not write, or not read back, what went wrong
@@ -247,10 +263,11 @@ def _fit(tuner: Tuner, folder: str) -> int:
         print(f"{folder}: {told}; if its disk is full, make room. Then: rllib resume {folder}", file=sys.stderr)
         return 1
     finally:
-        signal.signal(signal.SIGINT, interrupt)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
     if Interrupt.requested:
         print(f"Interrupted; everything is saved. Go on with:\n  rllib resume {folder}")
-        return INTERRUPTED
+        return INTERRUPTED[Interrupt.requested]
     for result in results:
         if result.error is not None:
             print(f"trial failed: {result.path}\n{_last_line(result.error)}", file=sys.stderr)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
 from typing import Any
 
 from irl_ray.errors import UserError
 
-INTERRUPTED = 130  # exit code of a shell command ended by Ctrl-C
+INTERRUPTED = {signal.SIGINT: 130, signal.SIGTERM: 143}  # exit codes of a command that was asked to stop, as shells do
 
 
 def duration(seconds: float) -> str:
