@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import signal
@@ -19,12 +18,12 @@ os.environ.setdefault("RAY_task_events_report_interval_ms", "0")  # a history of
 
 import ray  # noqa: E402
 from ray import tune  # noqa: E402
-from ray._private.state import state as ray_state  # noqa: E402  as Ray Train reads what may come
 from ray.tune import Callback, CheckpointConfig, FailureConfig, ResumeConfig, RunConfig, TuneConfig, Tuner  # noqa: E402
 from ray.tune.search.basic_variant import BasicVariantGenerator  # noqa: E402
 
 from irl_ray import places  # noqa: E402
 from irl_ray.cli import progress, runs  # noqa: E402
+from irl_ray.cli.connecting import check_answers  # noqa: E402
 from irl_ray.cli.experiment import (  # noqa: E402
     SEARCHES,
     Experiment,
@@ -35,8 +34,17 @@ from irl_ray.cli.experiment import (  # noqa: E402
     with_results,
 )
 from irl_ray.cli.metrics import WatchedMetrics  # noqa: E402
+from irl_ray.cli.placement import (  # noqa: E402
+    Bundle,
+    Placement,
+    algorithm_bundles,
+    lacking,
+    most_resources,
+    phase_bundles,
+    total,
+)
 from irl_ray.cli.records import mend_records  # noqa: E402
-from irl_ray.cli.resuming import changes_of  # noqa: E402
+from irl_ray.cli.resuming import changes_of, saved_trials  # noqa: E402
 from irl_ray.cli.scheduling import (  # noqa: E402, F401  runs begun earlier name the schedulers here
     CheckpointOnInterrupt,
     Interrupt,
@@ -53,13 +61,22 @@ LOSSES = 3  # of a machine or a learner, that one trial may outlive
 
 
 def start_ray(address: str | None, num_cpus: int | None = None, num_gpus: int | None = None) -> None:
-    """Connects to a cluster that is named (or in RAY_ADDRESS), or starts Ray here on the loopback interface."""
+    """Connects to a cluster that is named (or in RAY_ADDRESS), or starts Ray here on the loopback interface.
+
+    Raises:
+        UserError: if no cluster answers there.
+    """
     if ray.is_initialized():
         return
     quiet = {"log_to_driver": False, "logging_level": "ERROR"}
+    source = "--ray-address" if address else "RAY_ADDRESS"
     address = address or os.environ.get("RAY_ADDRESS")
     if address:
-        ray.init(address=address, **quiet)
+        check_answers(address, source)
+        try:
+            ray.init(address=address, **quiet)
+        except (ValueError, ConnectionError, RuntimeError) as error:  # of another version of Ray or Python, say
+            raise UserError(f"{source} {address}: {' '.join(str(error).split())}") from None
     else:
         ray.init("local", num_cpus=num_cpus, num_gpus=num_gpus, include_dashboard=False, **quiet)
 
@@ -70,38 +87,20 @@ def check_resources(experiment: Experiment, where: str) -> None:
     Raises:
         UserError: telling what one trial needs and what there is.
     """
-    have = _most_resources()
     for variant in variants(experiment.config):
-        need = _trial_resources(experiment.run, variant)
-        for kind, amount in need.items():
-            if amount > have.get(kind, 0) + 1e-6:
-                hint = (
-                    "lower num_env_runners, num_learners, num_workers or num_cpus_per_env_runner (0.5 works)"
-                    if kind == "CPU"
-                    else f"ask for fewer {kind}s"
-                )
-                raise UserError(
-                    f"{where}: {experiment.name} needs {amount:g} {kind} per trial, the cluster has "
-                    f"{have.get(kind, 0):g}; {hint}"
-                )
+        short = lacking(_bundles(experiment.run, variant))
+        if short:
+            hint = (
+                "ask for fewer GPUs"
+                if " GPU" in short
+                else ("lower num_env_runners, num_learners, num_workers or num_cpus_per_env_runner (0.5 works)")
+            )
+            offline = " (three and more of them to read its data)" if variant.get("input_") else ""
+            raise UserError(f"{where}: {experiment.name}: each trial needs {short}{offline}; {hint}")
 
 
-def _most_resources() -> dict[str, float]:
-    """What the cluster has, or may have once it has grown."""
-    grown = {}
-    with contextlib.suppress(Exception):  # a cluster that does not grow knows of no most
-        grown = ray_state.get_max_resources_from_cluster_config() or {}
-    have = ray.cluster_resources()
-    return {kind: max(have.get(kind, 0.0), float(grown.get(kind, 0.0))) for kind in {*have, *grown}}
-
-
-def _trial_resources(run: str, config: Mapping[str, Any]) -> dict[str, float]:
-    if run in trainables.PHASES:
-        workers = max(1.0, float(config.get("num_workers", 0)))
-        return {"CPU": workers, **({"GPU": workers} if str(config.get("device", "cpu")).startswith("cuda") else {})}
-    built = built_algorithm_config(run, config)
-    bundles = built.algo_class.default_resource_request(built).bundles
-    return {kind: sum(b.get(kind, 0) for b in bundles) for kind in {k for b in bundles for k in b}}
+def _bundles(run: str, config: Mapping[str, Any]) -> list[Bundle]:
+    return phase_bundles(config) if run in trainables.PHASES else algorithm_bundles(built_algorithm_config(run, config))
 
 
 def run_all(experiments: list[Experiment], storage: str, where: str, resume_newest: bool = False) -> int:
@@ -142,11 +141,11 @@ def run(experiment: Experiment, folder: str) -> int:
     trainables.register_everything()
     checkpoint = {"checkpoint_at_end": True, **experiment.checkpoint}
     trainable, resources = trainables.trainable_class(experiment.run), _phase_resources(experiment)
-    workers, at_once = _workers(experiment), 0
-    if workers > 1:
+    parallel, at_once = _workers(experiment) > 1, 0
+    if parallel or any(variant.get("input_") for variant in variants(experiment.config)):
+        at_once = _at_once(experiment)
+    if parallel:
         trainable, checkpoint = parallel_phase(experiment.run, places.absolute(folder)), {}
-        have = _most_resources()
-        at_once = max(1, min(int(have.get(kind, 0) // need) for kind, need in resources.items()))
         print(f"{experiment.name}: with num_workers every report is a checkpoint, the last two are kept", flush=True)
         resources = None
     storage, name = places.split(folder)
@@ -165,7 +164,7 @@ def run(experiment: Experiment, folder: str) -> int:
                 stop=experiment.stop or None,
                 checkpoint_config=CheckpointConfig(**checkpoint),
                 progress_reporter=progress.Progress(experiment.run),
-                callbacks=[CheckpointOnInterrupt(), *_watching(experiment)],
+                callbacks=[CheckpointOnInterrupt(), Placement(), *_watching(experiment)],
                 failure_config=FailureConfig(max_failures=LOSSES if _may_lose_parts(experiment) else 0),
                 verbose=1,
             ),
@@ -202,6 +201,13 @@ def _workers(experiment: Experiment) -> int:
     return counts.pop()
 
 
+def _at_once(experiment: Experiment) -> int:
+    """Trials that the cluster has room for, where Tune does not know all of what one takes."""
+    have = most_resources()
+    needs = [total(_bundles(experiment.run, variant)) for variant in variants(experiment.config)]
+    return max(1, min(int(have.get(kind, 0) // need) for each in needs for kind, need in each.items() if need))
+
+
 def _may_lose_parts(experiment: Experiment) -> bool:
     """Whether a trial may fail for the loss of a machine or of a learner's process, and not for an error of its own."""
     return len(ray.nodes()) > 1 or any(variant.get("num_learners", 0) for variant in variants(experiment.config))
@@ -210,7 +216,7 @@ def _may_lose_parts(experiment: Experiment) -> bool:
 def _phase_resources(experiment: Experiment) -> dict[str, float] | None:
     if experiment.run not in trainables.PHASES:
         return None
-    return _trial_resources(experiment.run, next(variants(experiment.config)))
+    return total(phase_bundles(next(variants(experiment.config))))
 
 
 def resume(
@@ -250,6 +256,8 @@ def resume(
         tuner._local_tuner._resume_config.finished = ResumeConfig.ResumeType.RESUME
         tuner._local_tuner._tune_config.scheduler.changes = changes
         start()
+        if not runs.is_finished(folder) or stop or config:
+            check_resources(Experiment(Path(folder).name, run_name, saved_trials(folder)[0].config), folder)
         print(f"resuming {folder}", flush=True)
         return _fit(tuner, folder)
 
