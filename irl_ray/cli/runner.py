@@ -256,8 +256,8 @@ def resume(
         tuner._local_tuner._resume_config.finished = ResumeConfig.ResumeType.RESUME
         tuner._local_tuner._tune_config.scheduler.changes = changes
         start()
-        if not runs.is_finished(folder) or stop or config:
-            check_resources(Experiment(Path(folder).name, run_name, saved_trials(folder)[0].config), folder)
+        for trial in () if runs.is_finished(folder) and not (stop or config) else saved_trials(folder)[:1]:
+            check_resources(Experiment(Path(folder).name, run_name, trial.config), folder)
         print(f"resuming {folder}", flush=True)
         return _fit(tuner, folder)
 
