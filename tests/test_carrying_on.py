@@ -177,7 +177,9 @@ def watched(metric: str, score: str | None = None, **config: Any) -> SimpleNames
 )  # fmt: skip
 def test_metrics_that_do_not_come_end_the_run(metric: str, result: dict, words: str | None):
     def look(trial: SimpleNamespace, **compared: str) -> None:
-        WatchedMetrics(compared).on_trial_result(1, [], trial, result)
+        callback = WatchedMetrics(compared)
+        callback.on_trial_result(1, [], trial, result)
+        callback.on_step_end(1, [])
 
     if words is None:
         look(watched(metric))
@@ -194,10 +196,22 @@ def test_evaluation_is_waited_for():
     callback, trial = WatchedMetrics({}), watched("evaluation/env_runners/episode_return_mean", evaluation_interval=2)
     callback.on_trial_result(1, [], trial, PPO)
     callback.on_trial_result(2, [], trial, {**PPO, "evaluation": {"env_runners": PPO["env_runners"]}})
+    callback.on_step_end(2, [])
     callback = WatchedMetrics({})
     with pytest.raises(UserError, match="Did you mean"):
         callback.on_trial_result(2, [], trial, {**PPO, "evaluation": {"env_runners": {"episode_len_mean": 1.0}}})
+        callback.on_step_end(2, [])
     assert closest("zzz", ["abc"]) == ""
+
+
+def test_a_metric_that_ppo_does_not_report_ends_it_with_one_line(tmp_path: Path):
+    config = json.dumps({"num_env_runners": 0, "minibatch_size": 64, "num_epochs": 1})
+    stop = '{"episode_reward_mean": 100}'
+    arguments = ["train", "--run", "PPO", "--env", "CartPole-v1", "--stop", stop, "--config", config]
+    process = command([*arguments, "--ray-num-cpus", "1"], tmp_path)
+    _, error = process.communicate(timeout=300)
+    assert process.returncode == 2, error
+    assert error.count("\n") == 1 and "'env_runners/episode_return_mean'" in error
 
 
 # Folders.

@@ -28,6 +28,7 @@ class WatchedMetrics(Callback):
     def __init__(self, compared: Mapping[str, str]):
         self.compared = dict(compared)
         self._settled: set[str] = set()  # trials of which every metric has been seen
+        self._error: UserError | None = None
 
     def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **_: Any) -> None:
         if trial.trial_id in self._settled:
@@ -42,9 +43,13 @@ class WatchedMetrics(Callback):
             if _is_due(metric, result, bool(trial.config.get("evaluation_interval"))):
                 place = f"{trial.storage.experiment_fs_path}: {key}"
                 told = f"{trial.trainable_name} reports no {metric}.{closest(metric, numbers)}"
-                raise UserError(f"{place}: {told} Start anew with a metric that is there")
+                self._error = UserError(f"{place}: {told} Start anew with a metric that is there")
         if not missing:
             self._settled.add(trial.trial_id)
+
+    def on_step_end(self, iteration: int, trials: list[Any], **_: Any) -> None:
+        if self._error is not None:  # not raised with the result, which Tune would make a traceback of
+            raise self._error
 
 
 def _numbers(result: Mapping[str, Any]) -> list[str]:
