@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shutil
 import signal
 import socket
@@ -504,3 +505,36 @@ def test_a_run_that_nothing_can_place_ends(
         return
     with pytest.raises(UserError, match="results/x: no trial could run for 5m00s: each needs 2 CPU.*rllib resume"):
         pass_time(200)
+
+
+LEAVES = """
+import sys
+from ray.cluster_utils import Cluster
+from irl_ray.cli import placement, rllib, runner
+
+placement.EVERY, placement.TOLD_AFTER, placement.GIVEN_UP_AFTER = 0.5, 2.0, 6.0
+cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+node, create = cluster.add_node(num_cpus=1), runner.runs.create
+
+def leave(*given):  # after what is there was found to be enough
+    cluster.remove_node(node, allow_graceful=False)
+    return create(*given)
+
+runner.runs.create = leave
+sys.exit(rllib.main(["train", "file", "x.yaml", "--ray-address", cluster.address]))
+"""
+
+
+def test_a_machine_that_leaves_before_a_trial_is_placed_costs_a_bounded_wait(tmp_path: Path, tiny_weights: Path):
+    """In a process namespace of its own, whose processes all end with it."""
+    alone = ["unshare", "--map-root-user", "--pid", "--fork", "--mount-proc", "--kill-child"]
+    if shutil.which("unshare") is None or subprocess.run([*alone, "true"], capture_output=True).returncode:
+        pytest.skip("this system does not let its users make process namespaces")
+    write(tmp_path, INTERNAL.format(iterations=1, weights=tiny_weights) + "    num_env_runners: 1\n")
+    process = subprocess.run(
+        [*alone, sys.executable, "-c", LEAVES], cwd=tmp_path, capture_output=True, text=True, timeout=300,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    assert process.returncode == 2, process.stderr
+    assert "No trial can run: each needs 2 CPU, the cluster has 1" in process.stdout
+    assert "no trial could run for" in process.stderr and "Traceback" not in process.stderr
