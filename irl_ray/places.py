@@ -7,6 +7,7 @@ import contextlib
 import functools
 import hashlib
 import os
+import re
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +19,8 @@ if TYPE_CHECKING:  # weights on this machine are read without pyarrow
     from pyarrow import fs
 
 Place = str | os.PathLike[str]
+# What the name of a run's folder ends with: when it began (UTC), and what tells it from another of the same second.
+DATED = re.compile(r"_(\d{8}-\d{6})(?:-[0-9a-f]+)?$")
 
 
 def is_remote(place: Place) -> bool:
@@ -79,6 +82,20 @@ def read_text(place: Place) -> str | None:
     with reached(place):
         files, path = _opened(place)
         return files.open_input_stream(path).read().decode()
+
+
+def write_text(place: Place, text: str) -> None:
+    """Writes a file, whole or not at all."""
+    with reached(place):
+        if not is_remote(place):
+            fresh = Path(f"{place}.new")
+            fresh.write_text(text, encoding="utf-8")
+            fresh.replace(place)
+            return
+        files, path = _opened(place)
+        files.create_dir(path.rpartition("/")[0])
+        with files.open_output_stream(path) as stream:
+            stream.write(text.encode())
 
 
 def copy_here(place: Place) -> Path:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from irl_ray import places
 from irl_ray.analysis.statistics import Curve
 from irl_ray.errors import UserError
 from irl_ray.models import weights
@@ -20,7 +20,6 @@ KEPT = Path(__file__).resolve().parent.parent / "docs" / "results"  # stored res
 STORED = "experiment"  # the `kind` of a stored experiment; analyses have kinds of their own
 LARGER = ("medium", "paper")  # presets whose runs are not compared with those of the small one
 ANALYSES = ("probe", "control", "codes", "variance")
-_DATED = re.compile(r"_\d{8}-\d{6}$")
 _BOOKKEEPING = {"date", "done", "hostname", "node_ip", "pid", "time_since_restore", "time_this_iter_s", "timestamp",
                 "iterations_since_restore", "training_iteration", "trial_id", "should_checkpoint",
                 "trajectories_per_s"}  # fmt: skip
@@ -169,8 +168,8 @@ def read_experiment(folder: Path, inside: list[Path]) -> ExperimentResult:
         if rows:
             run = trial.name.split("_", 1)[0].removesuffix("Trainable")
             trials.append(_trial(trial, _json(trial / "params.json"), rows))
-    name = _DATED.sub("", folder.name)
-    date = _DATED.search(folder.name)
+    name = places.DATED.sub("", folder.name)
+    date = places.DATED.search(folder.name)
     return ExperimentResult(name, {"Compile": "CompILE"}.get(run, run), date[0][1:] if date else "", trials)
 
 
@@ -206,8 +205,8 @@ def _trial(folder: Path, settings: dict[str, Any], rows: list[dict[str, Any]]) -
 def shown_name(value: str) -> str:
     """Weights without the path that leads to them: `/a/results/x_20260101-120000/Trial_3/...` as `x`."""
     path = Path(value)
-    dated = [part for part in path.parts if _DATED.search(part)]
-    return _DATED.sub("", dated[0]) if dated else path.name
+    dated = [part for part in path.parts if places.DATED.search(part)]
+    return places.DATED.sub("", dated[0]) if dated else path.name
 
 
 def _newest_card(trial: Path) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from __future__ import annotations
 import importlib.util
 import itertools
 import json
+import math
 import re
 import sys
 import traceback
@@ -28,11 +29,14 @@ from typing import Any
 
 import yaml
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
+from ray.tune import schedulers
 
 from irl_ray import places
 from irl_ray.cli import progress
 from irl_ray.cli.addresses import meant_for
 from irl_ray.cli.examples import experiment_file
+from irl_ray.cli.metrics import closest
+from irl_ray.cli.text import each_once
 from irl_ray.config import merge
 from irl_ray.data.shards import read_manifest
 from irl_ray.envs.worlds import world_spec
@@ -43,6 +47,7 @@ from irl_ray.rllib import trainables
 
 KEYS = ("run", "env", "stop", "checkpoint_config", "num_samples", "scheduler", "scheduler_config", "config",
         "description")  # fmt: skip
+LONGEST = 180  # bytes of a name, which is followed by a date and in temporary folders by more
 SEARCHES = ("grid_search", "choice", "uniform", "loguniform")
 SCHEDULERS = {
     "fifo": (),
@@ -101,7 +106,18 @@ class Experiment:
 
 
 class _Loader(yaml.SafeLoader):
-    """Safe YAML in which 3e-5 is a number (YAML 1.1 takes it for text)."""
+    """Safe YAML in which 3e-5 is a number (YAML 1.1 takes it for text) and every key of a mapping is there once."""
+
+    def compose_mapping_node(self, anchor: str | None) -> yaml.MappingNode:
+        node, seen = super().compose_mapping_node(anchor), {}
+        for key, _ in node.value:  # before `<<` lays others under them, which may have the same keys
+            if not isinstance(key, yaml.ScalarNode):
+                continue
+            first = seen.setdefault(key.value, key)
+            if first is not key:
+                lines = f"lines {first.start_mark.line + 1} and {key.start_mark.line + 1}"
+                raise UserError(f"{key.value}: stands twice in the same mapping ({lines}); leave one out")
+        return node
 
 
 _Loader.add_implicit_resolver(
@@ -133,14 +149,16 @@ def read_file(
         )
     try:
         if path.suffix == ".json":
-            content = json.loads(path.read_text(encoding="utf-8"))
+            content = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=each_once)
         elif path.suffix in (".yaml", ".yml"):
             content = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)  # noqa: S506  a SafeLoader
         else:
-            raise UserError(f"{path}: expected a .yaml, .json or .py file")
+            raise UserError("expected a .yaml, .json or .py file")
     except (yaml.YAMLError, json.JSONDecodeError, UnicodeDecodeError) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"{path}: not readable: {reason}") from None
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
     if not isinstance(content, Mapping) or not content:
         raise UserError(f"{path}: expected a mapping of experiment names to settings")
     names = [str(name) for name in content]
@@ -165,6 +183,7 @@ def read_file(
 
 def parse(name: str, spec: Any, where: str, override: Mapping[str, Any] | None = None) -> Experiment:
     """One experiment from its mapping, `override` laid over its settings, checked."""
+    check_name(name, where)
     here = f"{where}: {name}"
     if not isinstance(spec, Mapping):
         raise UserError(f"{here}: expected a mapping with the keys {', '.join(KEYS)}")
@@ -187,28 +206,58 @@ def parse(name: str, spec: Any, where: str, override: Mapping[str, Any] | None =
         name=name,
         run=run,
         config=config,
-        stop=_stop(spec.get("stop"), f"{here}.stop"),
+        stop=stop_criteria(spec.get("stop"), f"{here}.stop"),
         checkpoint=_checkpoint(spec.get("checkpoint_config"), f"{here}.checkpoint_config"),
         num_samples=_positive(spec.get("num_samples", 1), f"{here}.num_samples"),
-        scheduler=str(spec.get("scheduler", "fifo")).lower(),
+        scheduler=scheduler_name(spec.get("scheduler", "fifo"), f"{here}.scheduler"),
         scheduler_config=_mapping(spec.get("scheduler_config"), f"{here}.scheduler_config"),
     )
-    check_stop(experiment, here)
+    check_metrics(experiment, here)
     check_scheduler(experiment, here)
     check_config(experiment, where)
     return experiment
 
 
+def check_name(name: str, where: str) -> None:
+    """Refuses names that are no name of a folder, or of one elsewhere than in the storage.
+
+    Raises:
+        UserError: naming it.
+    """
+    if not name.strip(" .") or not name.isprintable() or set(name) & set("/\\?#%") or len(name.encode()) > LONGEST:
+        raise UserError(
+            f"{where}: {name!r}: an experiment's name becomes a folder in --storage-path; expected at most {LONGEST} "
+            "bytes with a letter or digit among them, and none of / \\ ? # %"
+        )
+
+
+def scheduler_name(given: Any, here: str) -> str:
+    """A key of `SCHEDULERS` for any name that Tune and its old command have for them, in any case.
+
+    Raises:
+        UserError: for a scheduler that is not offered, or none.
+    """
+    classes = {name: getattr(schedulers, name) for name in schedulers.__all__}
+    names = {name.lower(): kind for name, kind in {**schedulers.SCHEDULER_IMPORT, **classes}.items()}
+    kind, offered = names.get(str(given).lower()), "expected fifo, or asha, which stops trials that fall behind"
+    if str(given).lower() in SCHEDULERS:
+        return str(given).lower()
+    if kind in (schedulers.FIFOScheduler, schedulers.AsyncHyperBandScheduler):
+        return "fifo" if kind is schedulers.FIFOScheduler else "asha"
+    if kind is not None:
+        raise UserError(f"{here}: {given} is Tune's, and not offered here; {offered}")
+    raise UserError(
+        f"{here}: {given!r} is unknown.{did_you_mean(str(given).lower(), SCHEDULERS)} {offered.capitalize()}"
+    )
+
+
 def check_scheduler(experiment: Experiment, here: str) -> None:
-    """Refuses schedulers and settings that are not known.
+    """Refuses settings of the scheduler that are not known.
 
     Raises:
         UserError: naming the key.
     """
     name, given = experiment.scheduler, experiment.scheduler_config
-    if name not in SCHEDULERS:
-        raise UserError(f"{here}.scheduler: {name!r} is unknown.{did_you_mean(name, SCHEDULERS)} "
-                        f"Expected one of {', '.join(SCHEDULERS)}")  # fmt: skip
     here = f"{here}.scheduler_config"
     _known(given, SCHEDULERS[name], here)
     if name == "fifo":
@@ -224,8 +273,6 @@ def check_scheduler(experiment: Experiment, here: str) -> None:
         raise UserError(
             f"{here}.grace_period: expected at most max_t={numbers['max_t']}, got {numbers['grace_period']}"
         )
-    if experiment.run == "Discover" and not experiment.config.get("gates_at_reports") and given["metric"] in GATES:
-        raise UserError(f"{here}.metric: {given['metric']} is measured on the way with gates_at_reports: true alone")
 
 
 def check_config(experiment: Experiment, where: str) -> None:
@@ -316,6 +363,17 @@ def variants(config: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         yield variant
 
 
+def count_trials(experiment: Experiment) -> int:
+    """How many trials an experiment has."""
+
+    def grid(node: Any) -> int:
+        if not isinstance(node, Mapping):
+            return 1
+        return len(node["grid_search"]) if "grid_search" in node else math.prod(map(grid, node.values()))
+
+    return experiment.num_samples * grid(experiment.config)
+
+
 def _searches(node: Any, path: tuple) -> Iterator[tuple[tuple, list]]:
     if not isinstance(node, Mapping):
         return
@@ -390,7 +448,12 @@ def _known(given: Mapping[str, Any], known: Any, here: str) -> None:
             raise UserError(f"{here}.{key}: unknown key.{did_you_mean(str(key), known)}")
 
 
-def _stop(value: Any, here: str) -> dict[str, float]:
+def stop_criteria(value: Any, here: str) -> dict[str, float]:
+    """Metrics and the numbers at or above which a trial ends.
+
+    Raises:
+        UserError: naming the metric.
+    """
     if value is None:
         return {}
     if not isinstance(value, Mapping):
@@ -401,20 +464,45 @@ def _stop(value: Any, here: str) -> dict[str, float]:
     return dict(value)
 
 
-def check_stop(experiment: Experiment, here: str) -> None:
+def check_metrics(experiment: Experiment, here: str) -> None:
     """Refuses metrics that a run of ours never reports: Tune would wait for them for ever.
 
+    RLlib's algorithms tell what they report with their results (`irl_ray.cli.metrics`).
+
     Raises:
-        UserError: naming the metric.
+        UserError: naming the key and the metric.
     """
-    run, reported = experiment.run, [metric for _, metric, _ in progress.columns_of(experiment.run)]
+    run, known = experiment.run, [metric for _, metric, _ in progress.columns_of(experiment.run)]
     if run in trainables.PHASES:
-        reported += [*EVERY_RUN, *OF_A_PHASE[run], *(GATES if experiment.config.get("gates_at_reports") else ())]
+        known += [*EVERY_RUN, *OF_A_PHASE[run], *(GATES if experiment.config.get("gates_at_reports") else ())]
     elif run in ("InternalRL", "RawRL"):
-        reported += EVERY_RUN + OF_RL
+        known += EVERY_RUN + OF_RL
+        if any(variant.get("evaluation_interval") for variant in variants(experiment.config)):
+            known += [f"evaluation/{metric}" for metric in known if metric.startswith("env_runners/")]
     else:
         return
-    _known({m: v for m, v in experiment.stop.items() if not m.startswith("evaluation/")}, reported, f"{here}.stop")
+    for key, metric in watched(experiment).items():
+        if metric not in known:
+            hint = closest(metric, known)
+            if run == "Discover" and metric in GATES:
+                hint = " It is measured on the way with gates_at_reports: true alone."
+            elif metric.startswith("evaluation/") and not any(name.startswith("evaluation/") for name in known):
+                hint = " It is there with an evaluation_interval alone."
+            raise UserError(f"{here}.{key}: {run} reports no {metric}.{hint}")
+
+
+def watched(experiment: Experiment) -> dict[str, str]:
+    """The metrics that an experiment asks for, by their keys."""
+    named = {f"stop.{metric}": metric for metric in experiment.stop} | compared(experiment)
+    if experiment.checkpoint.get("checkpoint_score_attribute"):
+        named["checkpoint_config.checkpoint_score_attribute"] = experiment.checkpoint["checkpoint_score_attribute"]
+    return named
+
+
+def compared(experiment: Experiment) -> dict[str, str]:
+    """The metrics that an experiment's scheduler reads, by their keys."""
+    settings = experiment.scheduler_config
+    return {f"scheduler_config.{key}": settings[key] for key in ("metric", "time_attr") if key in settings}
 
 
 def _mapping(value: Any, here: str) -> dict[str, Any]:
@@ -423,9 +511,22 @@ def _mapping(value: Any, here: str) -> dict[str, Any]:
     return dict(value or {})
 
 
+def scored(attribute: str) -> dict[str, str]:
+    """Keys of Tune's CheckpointConfig for a metric as the command line has it: `min-METRIC` prefers the lowest."""
+    order = "min" if attribute.startswith("min-") else "max"
+    return {"checkpoint_score_attribute": attribute.removeprefix("min-"), "checkpoint_score_order": order}
+
+
 def _checkpoint(value: Any, here: str) -> dict[str, Any]:
     settings = _mapping(value, here)
     _known(settings, CHECKPOINT_KEYS, here)
+    score, order = settings.get("checkpoint_score_attribute"), settings.get("checkpoint_score_order")
+    if score is not None and not isinstance(score, str):
+        raise UserError(f"{here}.checkpoint_score_attribute: expected the name of a metric, got {score!r}")
+    if order not in (None, "min", "max") or (order == "max" and str(score).startswith("min-")):
+        raise UserError(f"{here}.checkpoint_score_order: expected min or max, as {score!r} says, got {order!r}")
+    if score is not None:
+        settings |= scored(score) | ({"checkpoint_score_order": order} if order else {})
     for key, least in (("checkpoint_frequency", 0), ("num_to_keep", 1)):
         given = settings.get(key)
         if given is not None and (type(given) is not int or given < least):
@@ -449,7 +550,7 @@ def _from_python(path: Path, override: Mapping[str, Any], arguments: Sequence[st
         for key, value in config.to_dict().items()
         if value != config.algo_class.get_default_config().to_dict().get(key)
     }
-    stop = _stop(getattr(module, "stop", None), f"{path}: stop")
+    stop = stop_criteria(getattr(module, "stop", None), f"{path}: stop")
     experiment = Experiment(path.stem, config.algo_class.__name__, merge(changed, override), stop)
     check_config(experiment, str(path))
     return experiment

@@ -222,7 +222,7 @@ def run_everything(storage: Path) -> int:
     code = 0
     for name in EXPERIMENTS:  # each goes on where it was; one that fails does not keep the others waiting
         ended = rllib(["train", "file", name, "--storage-path", str(storage), "--resume"])
-        if ended == INTERRUPTED:
+        if ended in INTERRUPTED.values():
             return ended
         code |= ended
     for arguments in LOOKS:

@@ -145,12 +145,11 @@ class Progress(ProgressReporter):
 
     Args:
         run: name of the trainable, which decides the columns.
-        stop: the stop criteria, from which the eta follows.
         interval: seconds between lines of a trial.
     """
 
-    def __init__(self, run: str, stop: Mapping[str, float], interval: float = 5.0):
-        self.run, self.stop, self.interval = run, dict(stop), interval
+    def __init__(self, run: str, interval: float = 5.0):
+        self.run, self.interval = run, interval
         self._last: dict[str, tuple[float, int]] = {}
         self._lines, self._width = 0, NARROWEST
 
@@ -182,7 +181,7 @@ class Progress(ProgressReporter):
             value = look_up(result, key)
             missing = value is None or math.isnan(value)  # of an update that was skipped learners tell NaN
             cells.append(f"{'-' if missing else shown(float(value)):>13}")
-        elapsed, share = result.get("time_total_s", 0.0), share_done(result, self.stop)
+        elapsed, share = result.get("time_total_s", 0.0), share_done(result, trial.stopping_criterion)
         eta = duration(elapsed * (1 - share) / share) if share > 0 else "?"
         print(f"{labels.label(trial)[: width - 1]:<{width}}{''.join(cells)}{duration(elapsed):>9}{eta:>8}", flush=True)
 

@@ -9,6 +9,7 @@ import argparse
 import logging
 import os
 import sys
+from functools import partial
 from typing import Any
 
 from irl_ray import places
@@ -62,6 +63,8 @@ def parser() -> argparse.ArgumentParser:
 
     resume = commands.add_parser("resume", help="carry an interrupted experiment on")
     resume.add_argument("folder", help="a folder under results/")
+    resume.add_argument("--stop", "-s", type=json_object, help="stop criteria as JSON, in place of the run's")
+    resume.add_argument("--config", type=json_object, help="what may change, as JSON: where weights or data lie, steps")
     _ray(resume)
 
     example = commands.add_parser("example", help="the experiments in tuned_configs")
@@ -91,10 +94,8 @@ def _experiment(command: argparse.ArgumentParser) -> None:
     command.add_argument("--checkpoint-freq", type=int, help="iterations between checkpoints")
     command.add_argument("--checkpoint-at-end", action="store_true", default=None)
     command.add_argument("--keep-checkpoints-num", type=int, help="checkpoints to keep")
-    command.add_argument("--checkpoint-score-attr", help="metric that decides which ones")
-    command.add_argument(
-        "--scheduler", choices=["fifo", "asha"], help="of the trials; asha stops those that fall behind"
-    )
+    command.add_argument("--checkpoint-score-attr", help="metric whose highest decide which ones; min-METRIC: lowest")
+    command.add_argument("--scheduler", help="of the trials: fifo, or asha, which stops those that fall behind")
     command.add_argument("--scheduler-config", type=json_object, help="its settings as JSON, such as the metric")
     command.add_argument(
         "--resume", action="store_true", help="carry on the newest run of each experiment; start those without one"
@@ -147,7 +148,7 @@ def train(options: argparse.Namespace) -> int:
             raise UserError("train file: which one? Such as: rllib train file gridworld_internal")
         batches = [(files.read_file(path, options.config, options.arguments), path) for path in options.files]
     elif options.run:
-        name = options.experiment_name or options.run.lower()
+        name = options.run.lower() if options.experiment_name is None else options.experiment_name
         config = meant_for(name, options.config or {}, [name])
         spec = {"run": options.run, "env": options.env, "config": config}
         batches = [([files.parse(name, spec, "command line")], "command line")]
@@ -160,7 +161,8 @@ def train(options: argparse.Namespace) -> int:
         _refuse_shared_flags(experiments, where, options)
         for experiment in experiments:
             _apply_flags(experiment, options, names)
-            files.check_stop(experiment, where)
+            files.check_name(experiment.name, where)
+            files.check_metrics(experiment, where)
             files.check_scheduler(experiment, where)
             files.check_demonstrations(experiment, where)
     if options.resume and (options.config or options.stop or options.num_samples):
@@ -184,7 +186,7 @@ def _refuse_shared_flags(experiments: list[Any], where: str, options: argparse.N
     names = [experiment.name for experiment in experiments]
     several = f"{where} holds {len(names)} experiments ({', '.join(names)})"
     for name in ("experiment_name", "env", "num_samples", "scheduler", "scheduler_config"):
-        if getattr(options, name):
+        if getattr(options, name) is not None:
             raise UserError(f"--{name.replace('_', '-')}: {several}; write it into the file")
     for metric in options.stop or {}:
         if addressed(metric, names)[0] is None:
@@ -193,39 +195,44 @@ def _refuse_shared_flags(experiments: list[Any], where: str, options: argparse.N
 
 def _apply_flags(experiment: Any, options: argparse.Namespace, names: list[str]) -> None:
     """Flags win over the file, and only when given."""
+    from irl_ray.cli.experiment import scheduler_name, scored, stop_criteria
+
     if options.env:
         experiment.config["env"] = options.env
     if options.stop is not None:
-        stop = meant_for(experiment.name, options.stop, names)
+        stop = stop_criteria(meant_for(experiment.name, options.stop, names), "--stop")
         experiment.stop = stop if stop or not options.stop else experiment.stop
-    if options.experiment_name:
+    if options.experiment_name is not None:
         experiment.name = options.experiment_name
     if options.num_samples:
         experiment.num_samples = options.num_samples
-    if options.scheduler:
-        experiment.scheduler = options.scheduler
-        experiment.scheduler_config = {} if options.scheduler == "fifo" else experiment.scheduler_config
+    if options.scheduler is not None:
+        experiment.scheduler = scheduler_name(options.scheduler, "--scheduler")
+        experiment.scheduler_config = {} if experiment.scheduler == "fifo" else experiment.scheduler_config
     if options.scheduler_config is not None:
         experiment.scheduler_config = options.scheduler_config
     flags = {
         "checkpoint_frequency": options.checkpoint_freq,
         "checkpoint_at_end": options.checkpoint_at_end,
         "num_to_keep": options.keep_checkpoints_num,
-        "checkpoint_score_attribute": options.checkpoint_score_attr,
     }
     experiment.checkpoint |= {key: value for key, value in flags.items() if value is not None}
+    if options.checkpoint_score_attr is not None:
+        experiment.checkpoint |= scored(options.checkpoint_score_attr)
 
 
 def resume(options: argparse.Namespace) -> int:
     """`rllib resume FOLDER`."""
     from irl_ray.cli import runner
+    from irl_ray.cli.experiment import stop_criteria
 
+    stop = None if options.stop is None else stop_criteria(options.stop, "--stop")
     folder = os.path.expanduser(options.folder).rstrip("/")
     if not places.names_in(folder):
         storage, name = places.split(folder)
         raise UserError(f"{folder}: no such folder.{did_you_mean(name, places.names_in(storage))}")
-    runner.start_ray(options.ray_address, options.ray_num_cpus, options.ray_num_gpus)
-    return runner.resume(folder)
+    start = partial(runner.start_ray, options.ray_address, options.ray_num_cpus, options.ray_num_gpus)
+    return runner.resume(folder, stop, options.config, start)
 
 
 def evaluate(options: argparse.Namespace) -> int:

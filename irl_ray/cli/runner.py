@@ -2,39 +2,50 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
-import re
 import secrets
 import signal
 import sys
-import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
 
 os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # the old output lets us print our own table
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+os.environ.setdefault("TUNE_DISABLE_STRICT_METRIC_CHECKING", "1")  # names of metrics are checked in irl_ray.cli
 os.environ.setdefault("RAY_task_events_report_interval_ms", "0")  # a history of calls, kept for dashboards alone
 
 import ray  # noqa: E402
 from ray import tune  # noqa: E402
-from ray._private.state import state as ray_state  # noqa: E402  as Ray Train reads what may come
-from ray.tune import CheckpointConfig, FailureConfig, ResultGrid, RunConfig, TuneConfig, Tuner  # noqa: E402
+from ray.tune import Callback, CheckpointConfig, FailureConfig, ResultGrid, ResumeConfig, RunConfig, TuneConfig, Tuner  # noqa: E402
 from ray.tune.search.basic_variant import BasicVariantGenerator  # noqa: E402
 
 from irl_ray import places  # noqa: E402
-from irl_ray.cli import labels, progress  # noqa: E402
+from irl_ray.cli import labels, progress, runs  # noqa: E402
+from irl_ray.cli.connecting import check_answers  # noqa: E402
 from irl_ray.cli.experiment import (  # noqa: E402
     SEARCHES,
     Experiment,
     built_algorithm_config,
+    compared,
+    count_trials,
     variants,
     with_results,
 )
+from irl_ray.cli.metrics import WatchedMetrics  # noqa: E402
+from irl_ray.cli.placement import (  # noqa: E402
+    Bundle,
+    Placement,
+    algorithm_bundles,
+    lacking,
+    most_resources,
+    phase_bundles,
+    total,
+)
 from irl_ray.cli.records import mend_records  # noqa: E402
+from irl_ray.cli.resuming import changes_of, saved_trials  # noqa: E402
 from irl_ray.cli.scheduling import (  # noqa: E402, F401  runs begun earlier name the schedulers here
     CheckpointOnInterrupt,
     Interrupt,
@@ -52,13 +63,22 @@ LOSSES = 3  # of a machine or a learner, that one trial may outlive
 
 
 def start_ray(address: str | None, num_cpus: int | None = None, num_gpus: int | None = None) -> None:
-    """Connects to a cluster that is named (or in RAY_ADDRESS), or starts Ray here on the loopback interface."""
+    """Connects to a cluster that is named (or in RAY_ADDRESS), or starts Ray here on the loopback interface.
+
+    Raises:
+        UserError: if no cluster answers there.
+    """
     if ray.is_initialized():
         return
     quiet = {"log_to_driver": False, "logging_level": "ERROR"}
+    source = "--ray-address" if address else "RAY_ADDRESS"
     address = address or os.environ.get("RAY_ADDRESS")
     if address:
-        ray.init(address=address, **quiet)
+        check_answers(address, source)
+        try:
+            ray.init(address=address, **quiet)
+        except (ValueError, ConnectionError, RuntimeError) as error:  # of another version of Ray or Python, say
+            raise UserError(f"{source} {address}: {' '.join(str(error).split())}") from None
     else:
         _hold_token_without_home()
         ray.init("local", num_cpus=num_cpus, num_gpus=num_gpus, include_dashboard=False, **quiet)
@@ -78,38 +98,20 @@ def check_resources(experiment: Experiment, where: str) -> None:
     Raises:
         UserError: telling what one trial needs and what there is.
     """
-    have = _most_resources()
     for variant in variants(experiment.config):
-        need = _trial_resources(experiment.run, variant)
-        for kind, amount in need.items():
-            if amount > have.get(kind, 0) + 1e-6:
-                hint = (
-                    "lower num_env_runners, num_learners, num_workers or num_cpus_per_env_runner (0.5 works)"
-                    if kind == "CPU"
-                    else f"ask for fewer {kind}s"
-                )
-                raise UserError(
-                    f"{where}: {experiment.name} needs {amount:g} {kind} per trial, the cluster has "
-                    f"{have.get(kind, 0):g}; {hint}"
-                )
+        short = lacking(_bundles(experiment.run, variant))
+        if short:
+            hint = (
+                "ask for fewer GPUs"
+                if " GPU" in short
+                else ("lower num_env_runners, num_learners, num_workers or num_cpus_per_env_runner (0.5 works)")
+            )
+            offline = " (three and more of them to read its data)" if variant.get("input_") else ""
+            raise UserError(f"{where}: {experiment.name}: each trial needs {short}{offline}; {hint}")
 
 
-def _most_resources() -> dict[str, float]:
-    """What the cluster has, or may have once it has grown."""
-    grown = {}
-    with contextlib.suppress(Exception):  # a cluster that does not grow knows of no most
-        grown = ray_state.get_max_resources_from_cluster_config() or {}
-    have = ray.cluster_resources()
-    return {kind: max(have.get(kind, 0.0), float(grown.get(kind, 0.0))) for kind in {*have, *grown}}
-
-
-def _trial_resources(run: str, config: Mapping[str, Any]) -> dict[str, float]:
-    if run in trainables.PHASES:
-        workers = max(1.0, float(config.get("num_workers", 0)))
-        return {"CPU": workers, **({"GPU": workers} if str(config.get("device", "cpu")).startswith("cuda") else {})}
-    built = built_algorithm_config(run, config)
-    bundles = built.algo_class.default_resource_request(built).bundles
-    return {kind: sum(b.get(kind, 0) for b in bundles) for kind in {k for b in bundles for k in b}}
+def _bundles(run: str, config: Mapping[str, Any]) -> list[Bundle]:
+    return phase_bundles(config) if run in trainables.PHASES else algorithm_bundles(built_algorithm_config(run, config))
 
 
 def run_all(experiments: list[Experiment], storage: str, where: str, resume_newest: bool = False) -> int:
@@ -123,17 +125,21 @@ def run_all(experiments: list[Experiment], storage: str, where: str, resume_newe
     """
     folders: dict[str, str] = {}
     for number, experiment in enumerate(experiments, start=1):
-        known = [found for found in runs_of(experiment.name, storage) if _trials_of(found)] if resume_newest else []
-        if known and experiment.awaited is not None and _date(known[-1]) < _date(folders[experiment.awaited]):
-            known = []  # it started from older results than those that are there now
-        if known:
-            folders[experiment.name] = known[-1]
-            code = resume(known[-1])
+        awaited = None if experiment.awaited is None else folders[experiment.awaited]
+        known = runs.to_carry_on(experiment.name, storage, awaited) if resume_newest else None
+        if known is not None:
+            edits = runs.edits(experiment, known)
+            if edits:
+                print(f"{known} goes on as it began; changed in {where} since, and ignored: {'; '.join(edits)}")
+            folders[experiment.name] = known
+            code = resume(known)
         else:
+            asked = experiment
             if experiment.awaited is not None:
                 experiment = with_results(experiment, folders, where)
-            folders[experiment.name] = places.join(storage, f"{experiment.name}_{time.strftime('%Y%m%d-%H%M%S')}")
-            code = run(experiment, folders[experiment.name], where)
+            check_resources(experiment, where)
+            folder = folders[experiment.name] = runs.create(asked, storage, count_trials(experiment), awaited)
+            code = run(experiment, folder)
         if code:
             if number < len(experiments):
                 print(f"What comes after it was not started; go on with all of it: rllib train file {where} --resume")
@@ -141,27 +147,16 @@ def run_all(experiments: list[Experiment], storage: str, where: str, resume_newe
     return 0
 
 
-def _date(folder: str) -> str:
-    return places.split(folder)[1][-15:]
-
-
-def runs_of(name: str, storage: str) -> list[str]:
-    """Folders of the runs of an experiment, oldest first."""
-    dated = re.compile(re.escape(name) + r"_\d{8}-\d{6}")
-    return [places.join(storage, found) for found in places.names_in(storage) if dated.fullmatch(found)]
-
-
-def run(experiment: Experiment, folder: str, where: str) -> int:
-    """Runs one experiment to its end; returns the process's exit code."""
-    check_resources(experiment, where)
+def run(experiment: Experiment, folder: str) -> int:
+    """Runs one experiment to its end in a folder of its own; returns the process's exit code."""
     trainables.register_everything()
     checkpoint = {"checkpoint_at_end": True, **experiment.checkpoint}
     trainable, resources = trainables.trainable_class(experiment.run), _phase_resources(experiment)
-    workers, at_once = _workers(experiment), 0
-    if workers > 1:
+    parallel, at_once = _workers(experiment) > 1, 0
+    if parallel or any(variant.get("input_") for variant in variants(experiment.config)):
+        at_once = _at_once(experiment)
+    if parallel:
         trainable, checkpoint = parallel_phase(experiment.run, places.absolute(folder)), {}
-        have = _most_resources()
-        at_once = max(1, min(int(have.get(kind, 0) // need) for kind, need in resources.items()))
         print(f"{experiment.name}: with num_workers every report is a checkpoint, the last two are kept", flush=True)
         resources = None
     storage, name = places.split(folder)
@@ -180,14 +175,21 @@ def run(experiment: Experiment, folder: str, where: str) -> int:
                 storage_path=storage,
                 stop=experiment.stop or None,
                 checkpoint_config=CheckpointConfig(**checkpoint),
-                progress_reporter=progress.Progress(experiment.run, experiment.stop),
-                callbacks=[CheckpointOnInterrupt()],
+                progress_reporter=progress.Progress(experiment.run),
+                callbacks=[CheckpointOnInterrupt(), Placement(), *_watching(experiment)],
                 failure_config=FailureConfig(max_failures=LOSSES if _may_lose_parts(experiment) else 0),
                 verbose=1,
             ),
         )
     print(f"{experiment.name}: {experiment.run}, results and TensorBoard in {folder}", flush=True)
-    return _fit(tuner, folder)
+    with runs.held(folder):
+        return _fit(tuner, folder)
+
+
+def _watching(experiment: Experiment) -> list[Callback]:
+    """For those whose metrics are known from their results alone."""
+    known_before = experiment.run in (*trainables.PHASES, "InternalRL", "RawRL")
+    return [] if known_before else [WatchedMetrics(compared(experiment))]
 
 
 def _drawn(node: Any) -> Any:
@@ -211,6 +213,13 @@ def _workers(experiment: Experiment) -> int:
     return counts.pop()
 
 
+def _at_once(experiment: Experiment) -> int:
+    """Trials that the cluster has room for, where Tune does not know all of what one takes."""
+    have = most_resources()
+    needs = [total(_bundles(experiment.run, variant)) for variant in variants(experiment.config)]
+    return max(1, min(int(have.get(kind, 0) // need) for each in needs for kind, need in each.items() if need))
+
+
 def _may_lose_parts(experiment: Experiment) -> bool:
     """Whether a trial may fail for the loss of a machine or of a learner's process, and not for an error of its own."""
     return len(ray.nodes()) > 1 or any(variant.get("num_learners", 0) for variant in variants(experiment.config))
@@ -219,39 +228,54 @@ def _may_lose_parts(experiment: Experiment) -> bool:
 def _phase_resources(experiment: Experiment) -> dict[str, float] | None:
     if experiment.run not in trainables.PHASES:
         return None
-    return _trial_resources(experiment.run, next(variants(experiment.config)))
+    return total(phase_bundles(next(variants(experiment.config))))
 
 
-def resume(folder: str) -> int:
-    """Carries an interrupted experiment on from its last checkpoints."""
+def resume(
+    folder: str,
+    stop: Mapping[str, float] | None = None,
+    config: Mapping[str, Any] | None = None,
+    start: Callable[[], None] = lambda: None,
+) -> int:
+    """Carries an interrupted experiment on from its last checkpoints, and a finished one that is to go on for longer.
+
+    Args:
+        folder: of its run.
+        stop: criteria in place of those it has.
+        config: settings that may change, laid over those it has.
+        start: starts Ray; called when all else is found to be in order.
+    """
     if not Tuner.can_restore(places.absolute(folder)):
         raise UserError(
             f"{folder}: no experiment to resume there; expected a folder that `rllib train` made, "
             "such as results/gridworld_internal_20260101-120000"
         )
-    mend_records(folder)
-    trainables.register_everything()
-    trials = _trials_of(folder)
+    trials = runs.trials_of(folder)
     if not trials:
         raise UserError(f"{folder}: ended before its first trial began; start it anew")
+    trainables.register_everything()
     run_name = trainables.trainable_of(trials[0])
-    trainable = trainables.trainable_class(run_name)
-    settings = json.loads(places.read_text(places.join(folder, trials[0], "params.json")) or "{}")
-    begun = WORKERS in places.names_in(places.join(folder, trials[0]))
-    if run_name in trainables.PHASES and (begun or settings.get("num_workers", 0) > 1):
-        trainable = parallel_phase(run_name, places.absolute(folder))
-    tuner = Tuner.restore(places.absolute(folder), trainable=trainable, resume_errored=True)
-    print(f"resuming {folder}", flush=True)
-    return _fit(tuner, folder)
-
-
-def _trials_of(folder: str) -> list[str]:
-    """Names of the trials that have begun."""
-    return [name for name in places.names_in(folder) if trainables.trainable_of(name) is not None]
+    with runs.held(folder):
+        mend_records(folder)
+        changes = changes_of(folder, run_name, stop, config)
+        trainable = trainables.trainable_class(run_name)
+        settings = json.loads(places.read_text(places.join(folder, trials[0], "params.json")) or "{}")
+        begun = WORKERS in places.names_in(places.join(folder, trials[0]))
+        if run_name in trainables.PHASES and (begun or settings.get("num_workers", 0) > 1):
+            trainable = parallel_phase(run_name, places.absolute(folder))
+        tuner = Tuner.restore(places.absolute(folder), trainable=trainable, resume_errored=True)
+        # Tune skips what has ended; whether it goes on is for the changes to say.
+        tuner._local_tuner._resume_config.finished = ResumeConfig.ResumeType.RESUME
+        tuner._local_tuner._tune_config.scheduler.changes = changes
+        start()
+        for trial in () if runs.is_finished(folder) and not (stop or config) else saved_trials(folder)[:1]:
+            check_resources(Experiment(Path(folder).name, run_name, trial.config), folder)
+        print(f"resuming {folder}", flush=True)
+        return _fit(tuner, folder)
 
 
 def _fit(tuner: Tuner, folder: str) -> int:
-    interrupt = signal.getsignal(signal.SIGINT)
+    handlers = {number: signal.getsignal(number) for number in INTERRUPTED}
     try:
         results = tuner.fit()
     except (OSError, EOFError, UnpicklingError) as error:  # Tune could not write, or not read back, what went wrong
@@ -259,11 +283,11 @@ def _fit(tuner: Tuner, folder: str) -> int:
         print(f"{folder}: {told}; if its disk is full, make room. Then: rllib resume {folder}", file=sys.stderr)
         return 1
     finally:
-        if handles_signals():
-            signal.signal(signal.SIGINT, interrupt)
+        for number, handler in handlers.items() if handles_signals() else ():
+            signal.signal(number, handler)
     if Interrupt.requested:
         print(f"Interrupted; everything is saved. Go on with:\n  rllib resume {folder}")
-        return INTERRUPTED
+        return INTERRUPTED[Interrupt.requested]
     for result in results:
         if result.error is not None:
             print(f"trial failed: {result.path}\n{_last_line(result.error)}", file=sys.stderr)

@@ -15,29 +15,34 @@ from ray.util import debug
 
 from irl_ray.cli.experiment import Experiment
 from irl_ray.cli.records import keep_records
+from irl_ray.cli.resuming import Changes
+from irl_ray.cli.text import INTERRUPTED
 from irl_ray.rllib import trainables
 from irl_ray.rllib.checkpoints import is_whole
 
 
 class Interrupt:
-    """What Ctrl-C asked for. Process-wide, since a signal is."""
+    """What Ctrl-C or SIGTERM asked for. Process-wide, since a signal is."""
 
-    requested = False
+    requested: signal.Signals | None = None
 
 
 class _Safe:
     """What every scheduler does so that nothing is lost.
 
-    After Ctrl-C it pauses each trial at its next result, which checkpoints it; paused trials are unfinished to
-    Tune, so `rllib resume` carries them on. After every checkpoint Tune's own state is saved, which it would do every
-    ten seconds only. A checkpoint that is not whole is forgotten when a trial is carried on. What Ray would hold
+    After Ctrl-C or SIGTERM it pauses each trial at its next result, which checkpoints it; paused trials are unfinished
+    to Tune, so `rllib resume` carries them on. After every checkpoint Tune's own state is saved, which it would do
+    every ten seconds only. A checkpoint that is not whole is forgotten when a trial is carried on. What Ray would hold
     until a trial ends, or for good, is let go of: answers that were dealt with, keys of messages.
     """
 
+    changes: Changes | None = None  # where a run is carried on
     _saved: Mapping[str, str] = {}  # newest checkpoint of each trial that Tune's state on disk knows
     _not_before = 0.0  # so that saving takes a twentieth of the time at most, in sweeps of many trials
 
     def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
+        if self.changes is not None:
+            self.changes.apply(trial)
         if trial.checkpoint and not trial.is_finished():
             forget_broken_checkpoints(trial)
         super().on_trial_add(tune_controller, trial)
@@ -126,20 +131,21 @@ def handles_signals() -> bool:
 
 
 class CheckpointOnInterrupt(Callback):
-    """First Ctrl-C: pause all trials and stop. Second: stop at once."""
+    """First Ctrl-C or SIGTERM: pause all trials and stop. Second: stop at once."""
 
     def setup(self, **info: Any) -> None:
-        Interrupt.requested = False
+        Interrupt.requested = None
         self._stop = signal.getsignal(signal.SIGINT)
-        if handles_signals():
-            signal.signal(signal.SIGINT, self._handle)
+        for number in INTERRUPTED if handles_signals() else ():
+            signal.signal(number, self._handle)
 
     def _handle(self, number: int, frame: Any) -> None:
         if Interrupt.requested:
             self._stop(number, frame)
             return
-        Interrupt.requested = True
-        print("\nCtrl-C: saving checkpoints at the next results (again: stop at once) ...", flush=True)
+        Interrupt.requested = signal.Signals(number)
+        name = "Ctrl-C" if number == signal.SIGINT else Interrupt.requested.name
+        print(f"\n{name}: saving checkpoints at the next results (again: stop at once) ...", flush=True)
 
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
         busy = any(trial.status == "RUNNING" or trial.is_saving for trial in trials)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
 import sys
 from pathlib import Path
 from typing import Any
 
 from irl_ray.errors import UserError
 
-INTERRUPTED = 130  # exit code of a shell command ended by Ctrl-C
+INTERRUPTED = {signal.SIGINT: 130, signal.SIGTERM: 143}  # exit codes of a command that was asked to stop, as shells do
 
 
 def take_any_console() -> None:
@@ -30,9 +31,11 @@ def duration(seconds: float) -> str:
 def json_object(text: str) -> dict[str, Any]:
     """An argument that is a JSON object."""
     try:
-        value = json.loads(text)
+        value = json.loads(text, object_pairs_hook=each_once)
     except json.JSONDecodeError as error:
         raise argparse.ArgumentTypeError(f"not JSON: {error}") from None
+    except UserError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
     if not isinstance(value, dict):
         raise argparse.ArgumentTypeError("expected a JSON object")
     return value
@@ -55,3 +58,17 @@ def check_writable(path: str, flag: str) -> None:
     except OSError as error:
         why = f"{flag} {path}: cannot be written ({error.strerror})"
         raise UserError(f"{why}; name a file in a folder of yours") from None
+
+
+def each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object of which every key is there once; JSON itself keeps the last and says nothing.
+
+    Raises:
+        UserError: naming the key.
+    """
+    made: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in made:
+            raise UserError(f"{key}: stands twice in the same mapping; leave one out")
+        made[key] = value
+    return made

@@ -70,6 +70,7 @@ def work(config: dict[str, Any]) -> None:
             state = torch.load(Path(saved) / STATE, weights_only=True, map_location="cpu")
         gates = state.pop("gates")
         phase.load_state(state)
+        gates = gates if phase.finished else {}
     while not phase.finished:
         metrics = phase.step() | phase.gates_on_the_way()
         if phase.finished and first:

@@ -56,8 +56,9 @@ class PhaseTrainable(tune.Trainable):
 
     def load_checkpoint(self, checkpoint_dir: str) -> None:
         state = torch.load(Path(checkpoint_dir) / STATE, weights_only=True, map_location="cpu")
-        self.gates = state.pop("gates")
+        gates = state.pop("gates")
         self.phase.load_state(state)
+        self.gates = gates if self.phase.finished else {}  # it may have been given more steps
 
 
 class PretrainTrainable(PhaseTrainable):
