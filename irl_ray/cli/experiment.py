@@ -27,8 +27,8 @@ import yaml
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 
 from irl_ray import places
-from irl_ray.cli import progress
-from irl_ray.config import merge
+from irl_ray.cli import compat, progress
+from irl_ray.config import merge, without_numpy
 from irl_ray.data.shards import read_manifest
 from irl_ray.envs.worlds import world_spec
 from irl_ray.errors import UserError, did_you_mean
@@ -78,6 +78,7 @@ class Experiment:
         num_samples: repetitions of the whole grid, and draws where values are drawn.
         scheduler: "fifo", or "asha" to stop trials that fall behind.
         scheduler_config: its settings, as Ray Tune's ASHAScheduler has them.
+        translated: what was written in the names of an older RLlib, such as "num_workers -> num_env_runners".
     """
 
     name: str
@@ -88,6 +89,7 @@ class Experiment:
     num_samples: int = 1
     scheduler: str = "fifo"
     scheduler_config: dict[str, Any] = field(default_factory=dict)
+    translated: list[str] = field(default_factory=list)
 
     @property
     def awaited(self) -> str | None:
@@ -156,9 +158,14 @@ def parse(name: str, spec: Any, where: str, override: Mapping[str, Any] | None =
     here = f"{where}: {name}"
     if not isinstance(spec, Mapping):
         raise UserError(f"{here}: expected a mapping with the keys {', '.join(KEYS)}")
+    spec, translated = compat.spec(spec)
     _known(spec, KEYS, here)
     run = spec.get("run")
     names = trainables.runnable_names()
+    if run not in names and isinstance(run, str) and run in compat.ALGORITHMS:
+        nearest = compat.ALGORITHMS[run]
+        raise UserError(f"{here}.run: {run} has left RLlib; " + (f"the nearest there is: {nearest}" if nearest else
+                        "nothing like it is there"))  # fmt: skip
     if run not in names:
         shown = ", ".join([*trainables.PHASES, *trainables.OWN_ALGORITHMS])
         raise UserError(
@@ -180,6 +187,7 @@ def parse(name: str, spec: Any, where: str, override: Mapping[str, Any] | None =
         num_samples=_positive(spec.get("num_samples", 1), f"{here}.num_samples"),
         scheduler=str(spec.get("scheduler", "fifo")).lower(),
         scheduler_config=_mapping(spec.get("scheduler_config"), f"{here}.scheduler_config"),
+        translated=translated,
     )
     check_stop(experiment, here)
     check_scheduler(experiment, here)
@@ -234,8 +242,10 @@ def check_config(experiment: Experiment, where: str) -> None:
                 if experiment.awaited is None:
                     _check_layer(config)
             return
-        known = set(trainables.algorithm_config(experiment.run).to_dict()) | _settable(experiment.run)
-        _known(settings, known, "config")
+        trainables.refuse_unused(experiment.run, settings)
+        experiment.config, told = compat.settings(trainables.algorithm_config(experiment.run), experiment.config)
+        experiment.translated += told
+        settings = {k: v["result_of"] if _is_reference(v) else v for k, v in experiment.config.items()}
         if experiment.run not in trainables.OWN_ALGORITHMS and not settings.get("env"):
             raise UserError("env: missing; expected an environment's id, such as irl_ray/GridPinpad-v0")
         for variant in variants(settings):
@@ -367,11 +377,6 @@ def _absolute_paths(config: dict[str, Any]) -> dict[str, Any]:
     return {key: made[key](value) if key in made else value for key, value in config.items()}
 
 
-def _settable(run: str) -> set[str]:
-    config = trainables.algorithm_config(run)
-    return {key for key in vars(config) if not key.startswith("__")} | {"_model_config", "lambda"}
-
-
 def _known(given: Mapping[str, Any], known: Any, here: str) -> None:
     for key in given:
         if key not in known:
@@ -396,6 +401,10 @@ def check_stop(experiment: Experiment, here: str) -> None:
         UserError: naming the metric.
     """
     run, reported = experiment.run, [metric for _, metric, _ in progress.columns_of(experiment.run)]
+    if run not in trainables.PHASES:
+        for old in [old for old in experiment.stop if compat.metric(old) != old]:
+            experiment.stop[compat.metric(old)] = experiment.stop.pop(old)
+            experiment.translated.append(f"{old} -> {compat.metric(old)}")
     if run in trainables.PHASES:
         reported += [*EVERY_RUN, *OF_A_PHASE[run], *(GATES if experiment.config.get("gates_at_reports") else ())]
     elif run in ("InternalRL", "RawRL"):
@@ -434,12 +443,10 @@ def _from_python(path: Path, override: Mapping[str, Any] | None) -> Experiment:
     config = getattr(module, "config", None)
     if not isinstance(config, AlgorithmConfig):
         raise UserError(f"{path}: expected a module-level `config` that is an AlgorithmConfig")
-    changed = {
-        key: value
-        for key, value in config.to_dict().items()
-        if value != config.algo_class.get_default_config().to_dict().get(key)
-    }
-    stop = _stop(getattr(module, "stop", None), f"{path}: stop")
+    standard = config.algo_class.get_default_config().to_dict()
+    given = without_numpy(config.to_dict())
+    changed = {key: value for key, value in given.items() if value != standard.get(key)}
+    stop = _stop(without_numpy(getattr(module, "stop", None)), f"{path}: stop")
     experiment = Experiment(path.stem, config.algo_class.__name__, merge(changed, override or {}), stop)
     check_config(experiment, str(path))
     return experiment

@@ -120,6 +120,8 @@ def train(options: argparse.Namespace) -> int:
             files.check_stop(experiment, where)
             files.check_scheduler(experiment, where)
             files.check_demonstrations(experiment, where)
+            if experiment.translated:
+                print(f"{experiment.name}: names of an older RLlib: {', '.join(experiment.translated)}", flush=True)
     if options.resume and (options.config or options.stop or options.num_samples):
         raise UserError(
             "--resume: runs go on with the settings they began with; leave out --config, --stop, --num-samples"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from irl_ray.phases.training import Phase
 from irl_ray.rllib.algorithms import InternalRL, RawRL
 from irl_ray.rllib.checkpoints import seal
 from irl_ray.rllib.expert import ExpertPPO
+from irl_ray.rllib.settings import UNUSED
 
 STATE = "state.pt"
 
@@ -102,6 +104,17 @@ def trainable_class(name: str) -> type:
 def algorithm_config(name: str) -> AlgorithmConfig:
     """The default configuration of an RLlib algorithm or of the project's own."""
     return trainable_class(name).get_default_config()
+
+
+def refuse_unused(run: str, settings: Mapping[str, Any]) -> None:
+    """Refuses settings that an algorithm of ours never reads, whatever their value.
+
+    Raises:
+        UserError: naming the setting and what to write instead.
+    """
+    for key in settings if run in ("InternalRL", "RawRL") else ():
+        if key in UNUSED:
+            raise UserError(f"config.{key}: has no effect on {run}: {UNUSED[key]}")
 
 
 def _open(name: str, config: dict[str, Any]) -> Any:
