@@ -13,6 +13,7 @@ import importlib
 import inspect
 import re
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 from ray._common.deprecation import DEPRECATED_VALUE
@@ -20,6 +21,7 @@ from ray.rllib.algorithms.algorithm_config import AlgorithmConfig, NotProvided
 from ray.rllib.connectors.env_to_module import MeanStdFilter
 from ray.rllib.core.rl_module.default_model_config import DefaultModelConfig
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
+from ray.rllib.models.catalog import MODEL_DEFAULTS
 
 from irl_ray.errors import UserError, did_you_mean
 
@@ -33,6 +35,7 @@ RENAMED = {
 ALWAYS_SO = {  # settings that are gone, and the value that holds for ever since
     "eager": False,
     "no_done_at_end": True,
+    "num_gpus": 0,
     "soft_horizon": False,
     "use_pytorch": True,
     "vtrace_drop_last_ts": False,
@@ -91,6 +94,11 @@ REPLAY_BUFFERS = {
 }
 REPLAY_SETTINGS = ("type", "capacity", "alpha", "beta", "batch_size_B", "batch_length_T", "max_seq_len")
 MODEL_RENAMED = {"post_fcnet_hiddens": "head_fcnet_hiddens", "post_fcnet_activation": "head_fcnet_activation"}
+LEARNING_RATES = {
+    "actor_learning_rate": "actor_lr",
+    "critic_learning_rate": "critic_lr",
+    "entropy_learning_rate": "alpha_lr",
+}
 IMPORTED = ("_learner_class", "_learner_connector", "_env_to_module_connector", "_module_to_env_connector",
             "callbacks_class")  # fmt: skip
 FILTERS = ("MeanStdFilter", "ConcurrentMeanStdFilter")
@@ -181,6 +189,10 @@ def settings(defaults: AlgorithmConfig, config: Mapping[str, Any]) -> tuple[dict
     flat = {**config, **config["multiagent"]} if isinstance(config.get("multiagent"), Mapping) else dict(config)
     if flat.pop("multiagent", None) is not None:
         told.append("multiagent: {...} -> its own keys")
+    if isinstance(flat.get("optimization"), Mapping) and "actor_lr" in names:
+        rates = flat.pop("optimization")
+        flat = {**{LEARNING_RATES.get(key, key): rate for key, rate in rates.items()}, **flat}
+        told.append("optimization -> actor_lr, critic_lr, alpha_lr")
 
     def put(key: str, value: Any, old: str) -> None:
         if key in made and made[key] != value:
@@ -197,7 +209,7 @@ def settings(defaults: AlgorithmConfig, config: Mapping[str, Any]) -> tuple[dict
         elif key == "evaluation_config" and isinstance(value, Mapping):
             made[key], inner = settings(defaults, value)
             told += [f"evaluation_config: {text}" for text in inner]
-        elif new_stack and key == "model":
+        elif new_stack and key == "model" and not _is_default(defaults, key, options):
             put("_model_config", _model(value), key)
             told.append("model -> model_config")
         elif new_stack and key == "observation_filter" and any(option in FILTERS for option in options):
@@ -253,7 +265,7 @@ def _options(value: Any) -> list[Any]:
 def _public(defaults: AlgorithmConfig) -> dict[str, list[str]]:
     """Arguments of the methods that configure an algorithm, and the names of these methods."""
     found: dict[str, list[str]] = {}
-    for name, method in inspect.getmembers(type(defaults), inspect.isfunction):
+    for name, _ in inspect.getmembers(type(defaults), inspect.isfunction):
         for argument in _arguments(type(defaults), name) if not name.startswith("_") else ():
             found.setdefault(argument, []).append(name)
     return found
@@ -271,25 +283,20 @@ def _arguments(cls: type, name: str) -> Iterator[str]:
 
 def successor(defaults: AlgorithmConfig, key: str) -> tuple[str | None, str]:
     """What RLlib calls a setting now: its key, or else RLlib's advice in words ("" where it has none)."""
-    mark, names = object(), _names(defaults)
-
-    def kept(do: Callable[[AlgorithmConfig], Any]) -> str | None:
-        fresh = type(defaults)()
-        do(fresh)
-        return next((name for name, value in vars(fresh).items() if value is mark), None)
-
+    names, cls, methods = _names(defaults), type(defaults), _public(defaults).get(key, [])
+    known = key in vars(defaults) or isinstance(getattr(cls, key, None), property)
+    if not (known or methods or cls._translate_special_keys(key, warn_deprecated=False) != key):
+        return None, ""
+    mark = object()
     attempts: list[Callable[[AlgorithmConfig], Any]] = [
-        lambda fresh: setattr(fresh, fresh._translate_special_keys(key), mark)
+        lambda fresh: setattr(fresh, fresh._translate_special_keys(key), mark),
+        *(partial(_call, method, {key: mark}) for method in methods),
     ]
-    for method in _public(defaults).get(key, ()):
-        attempts.append(lambda fresh, method=method: getattr(fresh, method)(**{key: mark}))
-    if key not in _public(defaults) and not isinstance(getattr(type(defaults), key, None), property):
-        if type(defaults)._translate_special_keys(key, warn_deprecated=False) == key and key not in vars(defaults):
-            return None, ""
     advice = ""
     for attempt in attempts:
+        fresh = cls()
         try:
-            name = kept(attempt)
+            attempt(fresh)
         except ValueError as error:  # a name that is gone; the error tells the new one
             _, _, use = str(error).partition(" Use ")
             named = [name for name in dict.fromkeys(re.findall(r"\w+", use)) if name in names]
@@ -298,10 +305,14 @@ def successor(defaults: AlgorithmConfig, key: str) -> tuple[str | None, str]:
             advice = advice or " ".join((f"use {use}" if use else str(error).partition("deprecated.")[2]).split())
         except (AttributeError, TypeError):  # a property without a setter; a method that looks at the value
             continue
-        else:
-            if name in names:
-                return name, ""
+        kept = next((name for name, value in vars(fresh).items() if value is mark), None)
+        if kept in names:
+            return kept, ""
     return None, advice.removesuffix(" instead.").replace("`", "").strip()
+
+
+def _call(method: str, arguments: dict[str, Any], config: AlgorithmConfig) -> None:
+    getattr(config, method)(**arguments)
 
 
 def _model(value: Any) -> Any:
@@ -312,12 +323,12 @@ def _model(value: Any) -> Any:
         return {kind: [_model(option) for option in options] for kind, options in value.items()}
     known = {field.name for field in dataclasses.fields(DefaultModelConfig)}
     made = {MODEL_RENAMED.get(key, key): inner for key, inner in value.items()}
+    made = {key: v for key, v in made.items() if key in known or v != MODEL_DEFAULTS.get(key, NotProvided)}
     strange = [key for key in made if key not in known]
     if strange:
         raise UserError(
-            f"config.model: {', '.join(strange)}: not among the settings of RLlib's own networks any more; write "
-            "model_config with others, a connector or a wrapper for what changes observations, or bring an "
-            "rl_module_spec"
+            f"config.model: {', '.join(strange)}: RLlib's networks have it no longer; leave it out, wrap the "
+            "environment for what changes observations, or bring an rl_module_spec"
         )
     return made
 

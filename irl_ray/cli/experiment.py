@@ -23,11 +23,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import gymnasium as gym
 import yaml
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 
 from irl_ray import places
-from irl_ray.cli import compat, progress
+from irl_ray.cli import compat, environments, progress
 from irl_ray.config import merge, without_numpy
 from irl_ray.data.shards import read_manifest
 from irl_ray.envs.worlds import world_spec
@@ -123,6 +124,8 @@ def read_file(path: str | Path, config: Mapping[str, Any] | None = None) -> list
         folder = path.parent if path.parent.is_dir() else Path("tuned_configs")
         known = [str(p) for p in sorted(folder.glob("*.yaml"))]
         raise UserError(f"{path}: no such file.{did_you_mean(str(path), known)}")
+    environments.import_from(Path.cwd())
+    environments.import_from(path.parent)
     if path.suffix == ".py":
         return [_from_python(path, config)]
     try:
@@ -248,7 +251,12 @@ def check_config(experiment: Experiment, where: str) -> None:
         settings = {k: v["result_of"] if _is_reference(v) else v for k, v in experiment.config.items()}
         if experiment.run not in trainables.OWN_ALGORITHMS and not settings.get("env"):
             raise UserError("env: missing; expected an environment's id, such as irl_ray/GridPinpad-v0")
+        opened = {}
         for variant in variants(settings):
+            env, world = variant.get("env"), variant.get("env_config") or {}
+            if experiment.run not in trainables.EPISODIC and opened.get(repr(env)) != world:
+                environments.check(experiment.run, env or trainables.algorithm_config(experiment.run).env, world)
+                opened[repr(env)] = world
             config = built_algorithm_config(experiment.run, variant)
             if experiment.awaited is None and hasattr(config, "weights_name"):
                 _check_environment(config)
@@ -374,7 +382,10 @@ def _absolute_paths(config: dict[str, Any]) -> dict[str, Any]:
         return str(Path(value).expanduser().resolve()) if isinstance(value, str) else value
 
     made = {**dict.fromkeys(WEIGHT_KEYS, absolute), **dict.fromkeys(FOLDER_KEYS, folder)}
-    return {key: made[key](value) if key in made else value for key, value in config.items()}
+    named = {key: made[key](value) if key in made else value for key, value in config.items()}
+    if isinstance(config.get("env_config"), Mapping):  # of the internal environment
+        named["env_config"] = {k: absolute(v) if k in WEIGHT_KEYS else v for k, v in config["env_config"].items()}
+    return named
 
 
 def _known(given: Mapping[str, Any], known: Any, here: str) -> None:
@@ -439,7 +450,9 @@ def _positive(value: Any, here: str) -> int:
 def _from_python(path: Path, override: Mapping[str, Any] | None) -> Experiment:
     spec = importlib.util.spec_from_file_location("irl_ray_experiment", path)
     module = importlib.util.module_from_spec(spec)
+    known = set(gym.registry)
     spec.loader.exec_module(module)
+    environments.carry(known)
     config = getattr(module, "config", None)
     if not isinstance(config, AlgorithmConfig):
         raise UserError(f"{path}: expected a module-level `config` that is an AlgorithmConfig")

@@ -89,7 +89,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser().parse_args(arguments)
     level = logging.DEBUG if getattr(options, "vv", False) else logging.INFO if getattr(options, "v", False) else None
     # RLlib warns about its own migration on every start; its errors are still shown.
-    for name in ("ray", "ray.rllib.algorithms.algorithm_config"):
+    for name in ("ray", "ray._common.deprecation", "ray.rllib.algorithms.algorithm_config"):
         logging.getLogger(name).setLevel(level or logging.ERROR)
     try:
         return COMMANDS[options.command](options)
@@ -100,14 +100,15 @@ def main(arguments: list[str] | None = None) -> int:
 
 def train(options: argparse.Namespace) -> int:
     """`rllib train file FILE` and `rllib train --run X --env Y`."""
+    from irl_ray.cli import environments, runner
     from irl_ray.cli import experiment as files
-    from irl_ray.cli import runner
 
     if options.source == "file":
         if not options.files:
             raise UserError("train file: which one? Such as: rllib train file tuned_configs/gridworld_internal.yaml")
         batches = [(files.read_file(path, options.config), path) for path in options.files]
     elif options.run:
+        environments.import_from(Path.cwd())
         name = options.experiment_name or options.run.lower()
         spec = {"run": options.run, "env": options.env, "config": options.config or {}}
         batches = [([files.parse(name, spec, "command line")], "command line")]
@@ -117,6 +118,8 @@ def train(options: argparse.Namespace) -> int:
         _refuse_shared_flags(experiments, where, options)
         for experiment in experiments:
             _apply_flags(experiment, options)
+            if options.env:
+                files.check_config(experiment, where)
             files.check_stop(experiment, where)
             files.check_scheduler(experiment, where)
             files.check_demonstrations(experiment, where)

@@ -21,11 +21,12 @@ os.environ.setdefault("RAY_task_events_report_interval_ms", "0")  # a history of
 import ray  # noqa: E402
 from ray import tune  # noqa: E402
 from ray._private.state import state as ray_state  # noqa: E402  as Ray Train reads what may come
+from ray.job_config import JobConfig  # noqa: E402
 from ray.tune import CheckpointConfig, FailureConfig, RunConfig, TuneConfig, Tuner  # noqa: E402
 from ray.tune.search.basic_variant import BasicVariantGenerator  # noqa: E402
 
 from irl_ray import places  # noqa: E402
-from irl_ray.cli import progress  # noqa: E402
+from irl_ray.cli import environments, progress  # noqa: E402
 from irl_ray.cli.experiment import (  # noqa: E402
     SEARCHES,
     Experiment,
@@ -53,7 +54,9 @@ def start_ray(address: str | None, num_cpus: int | None = None, num_gpus: int | 
     """Connects to a cluster that is named (or in RAY_ADDRESS), or starts Ray here on the loopback interface."""
     if ray.is_initialized():
         return
-    quiet = {"log_to_driver": False, "logging_level": "ERROR"}
+    # As Ray does with the working directory: users' own modules are found by its workers.
+    reached = JobConfig(_py_driver_sys_path=list(environments.FOLDERS))
+    quiet = {"log_to_driver": False, "logging_level": "ERROR", "job_config": reached}
     address = address or os.environ.get("RAY_ADDRESS")
     if address:
         ray.init(address=address, **quiet)
@@ -144,6 +147,8 @@ def run(experiment: Experiment, folder: str, where: str) -> int:
     """Runs one experiment to its end; returns the process's exit code."""
     check_resources(experiment, where)
     trainables.register_everything()
+    for variant in variants(experiment.config):
+        environments.register(variant.get("env"))
     checkpoint = {"checkpoint_at_end": True, **experiment.checkpoint}
     trainable, resources = trainables.trainable_class(experiment.run), _phase_resources(experiment)
     workers, at_once = _workers(experiment), 0
@@ -224,13 +229,20 @@ def resume(folder: str) -> int:
         raise UserError(f"{folder}: ended before its first trial began; start it anew")
     run_name = trainables.trainable_of(trials[0])
     trainable = trainables.trainable_class(run_name)
-    settings = json.loads(places.read_text(places.join(folder, trials[0], "params.json")) or "{}")
+    settings = _settings_of(places.join(folder, trials[0]))
+    environments.import_from(Path.cwd())
+    for trial in trials:
+        environments.register(_settings_of(places.join(folder, trial)).get("env"))
     begun = WORKERS in places.names_in(places.join(folder, trials[0]))
     if run_name in trainables.PHASES and (begun or settings.get("num_workers", 0) > 1):
         trainable = parallel_phase(run_name, places.absolute(folder))
     tuner = Tuner.restore(places.absolute(folder), trainable=trainable, resume_errored=True)
     print(f"resuming {folder}", flush=True)
     return _fit(tuner, folder)
+
+
+def _settings_of(trial: str) -> dict[str, Any]:
+    return json.loads(places.read_text(places.join(trial, "params.json")) or "{}")
 
 
 def _trials_of(folder: str) -> list[str]:
