@@ -87,6 +87,18 @@ def check_at_least(config: Any, **bounds: float) -> None:
             raise UserError(f"{name}: expected at least {bound:g}, got {value}")
 
 
+def check_above_zero(config: Any, *names: str) -> None:
+    """Refuses numbers of a dataclass that are not above zero.
+
+    Raises:
+        UserError: naming the setting.
+    """
+    check_at_least(config, **dict.fromkeys(names, 0))
+    for name in names:
+        if getattr(config, name) == 0:
+            raise UserError(f"{name}: expected above 0, got {getattr(config, name)}")
+
+
 def check_device(name: str) -> None:
     """Refuses what PyTorch calls no device.
 

@@ -216,7 +216,7 @@ def settings(defaults: AlgorithmConfig, config: Mapping[str, Any]) -> tuple[dict
             connectors = [mean_std_filter if option in FILTERS else None for option in options]
             put("_env_to_module_connector", connectors[0] if options == [value] else {"grid_search": connectors}, key)
             told.append("observation_filter -> env_to_module_connector: MeanStdFilter")
-        elif new_stack and key == "replay_buffer_config" and isinstance(value, Mapping):
+        elif new_stack and key == "replay_buffer_config" and not _is_default(defaults, key, options):
             made[key], changed = _replay_buffer(value)
             told += changed
         elif key in GONE and (new_stack or key not in names) and not _is_default(defaults, key, options):
@@ -333,7 +333,9 @@ def _model(value: Any) -> Any:
     return made
 
 
-def _replay_buffer(value: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+def _replay_buffer(value: Any) -> tuple[Any, list[str]]:
+    if not isinstance(value, Mapping):
+        return value, []
     made, told = dict(value), []
     kind = str(made.get("type", "")).rpartition(".")[2]
     if kind in REPLAY_BUFFERS:

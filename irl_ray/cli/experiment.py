@@ -31,6 +31,8 @@ from irl_ray import places
 from irl_ray.cli import compat, environments, progress
 from irl_ray.config import merge, without_numpy
 from irl_ray.data.shards import read_manifest
+from irl_ray.data.sources import check_data
+from irl_ray.envs.pinpad import PinpadSpec
 from irl_ray.envs.worlds import world_spec
 from irl_ray.errors import UserError, did_you_mean
 from irl_ray.internal.internal_env import check_world
@@ -274,17 +276,32 @@ def _check_layer(config: Any) -> None:
 
 
 def check_demonstrations(experiment: Experiment, where: str) -> None:
-    """Refuses to start where the demonstrations are not there, which a file may be written without.
+    """Refuses to start where the demonstrations are not there, or of another world: a file may be written without.
 
     Raises:
-        UserError: naming the folder.
+        UserError: naming the folder, and what to type for demonstrations.
     """
-    named = {(key, variant.get(key)) for variant in variants(experiment.config) for key in FOLDER_KEYS}
-    for key, folder in sorted((key, folder) for key, folder in named if isinstance(folder, str)):
-        try:
-            read_manifest(folder)
-        except UserError as error:
-            raise UserError(f"{where}: {experiment.name}.{key}: {error}") from None
+    if experiment.run not in trainables.PHASES:
+        return
+    for variant in variants(experiment.config):
+        for key in FOLDER_KEYS:
+            if not isinstance(variant.get(key), str):
+                continue
+            try:
+                world = _world_of(experiment, variant)
+                if world is None:  # of weights that are yet to be made
+                    read_manifest(variant[key])
+                else:
+                    check_data(world, variant[key], clean=experiment.run != "Pretrain" or key == "clean_data")
+            except UserError as error:
+                raise UserError(f"{where}: {experiment.name}.{key}: {error}") from None
+
+
+def _world_of(experiment: Experiment, variant: Mapping[str, Any]) -> PinpadSpec | None:
+    """The world whose demonstrations a phase is to be given; None while nobody knows."""
+    if experiment.run == "Pretrain":
+        return trainables.PHASE_CONFIGS["Pretrain"](variant).world
+    return None if _is_reference(variant["base"]) else weights.described_world(variant["base"])
 
 
 def _check_environment(config: AlgorithmConfig) -> None:

@@ -78,6 +78,8 @@ def check_resources(experiment: Experiment, where: str) -> None:
                 hint = (
                     "lower num_env_runners, num_learners, num_workers or num_cpus_per_env_runner (0.5 works)"
                     if kind == "CPU"
+                    else f"write device: cpu, or ask for fewer {kind}s"
+                    if experiment.run in trainables.PHASES
                     else f"ask for fewer {kind}s"
                 )
                 raise UserError(

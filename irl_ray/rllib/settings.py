@@ -8,6 +8,7 @@ import typing
 from numbers import Integral, Real
 from typing import Any
 
+import numpy as np
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig, NotProvided
 
 from irl_ray.errors import UserError
@@ -64,6 +65,8 @@ def check_used(config: AlgorithmConfig) -> None:
 def check_numbers(config: AlgorithmConfig) -> None:
     """Refuses what is no number, not finite, negative, or a fraction where a whole number is needed.
 
+    NumPy's numbers become plain ones, which RLlib asks for.
+
     Raises:
         UserError: naming the setting and what is expected.
     """
@@ -73,6 +76,9 @@ def check_numbers(config: AlgorithmConfig) -> None:
         if key not in fresh:
             continue
         value = getattr(config, key)
+        if isinstance(value, np.generic):
+            value = value.item()
+            setattr(config, key, value)
         if type(value) is type(fresh[key]) and value == fresh[key]:
             continue
         if value is None and standard.get(key, NotProvided) is None:
