@@ -23,8 +23,9 @@ from irl_ray.phases.hindsight import TeacherConfig
 from irl_ray.phases.pretrain import Pretrain, pretrain_config
 from irl_ray.phases.training import OptimizerConfig, check_usable
 
-WHOLE = ["num_env_runners", "num_envs_per_env_runner", "num_learners", "num_epochs", "train_batch_episodes", "torch_threads",
-         "evaluation_interval", "evaluation_num_env_runners", "evaluation_duration", "seed"]  # fmt: skip
+WHOLE = ["num_env_runners", "num_envs_per_env_runner", "num_learners", "num_epochs", "train_batch_episodes",
+         "torch_threads", "evaluation_interval", "evaluation_num_env_runners", "evaluation_duration",
+         "seed"]  # fmt: skip
 NUMBERS = ["lr", "clip_param", "entropy_coeff", "weight_decay", "grad_clip", "sample_timeout_s",
            "num_cpus_per_env_runner", "num_gpus_per_learner", "switch_threshold", "action_temperature"]  # fmt: skip
 NO_NUMBERS = [math.nan, math.inf, -1, "many", [1], True]

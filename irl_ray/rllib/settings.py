@@ -107,7 +107,9 @@ def _kinds(cls: type) -> dict[str, type]:
                 continue
             for parameter in inspect.signature(method).parameters.values():
                 if parameter.default is NotProvided:
-                    kind = _kind(parameter.annotation)
+                    # Ray shares cores and GPUs out in fractions, whatever RLlib declares.
+                    shared = parameter.name.startswith(("num_cpus_", "num_gpus_"))
+                    kind = float if shared else _kind(parameter.annotation)
                     if kind is not None:
                         found.setdefault(parameter.name, kind)
     return found
