@@ -49,7 +49,7 @@ def test_numbers_of_rl(key: str, value: Any):
         validated(key, value)
 
 
-@pytest.mark.parametrize("key", ["lr", "clip_param", "action_temperature", "switch_threshold", "num_epochs"])
+@pytest.mark.parametrize("key", ["lr", "clip_param", "action_temperature", "num_epochs"])
 def test_what_must_be_above_zero(key: str):
     with pytest.raises(UserError, match=f"config.{key}"):
         validated(key, 0)

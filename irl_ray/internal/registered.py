@@ -34,15 +34,16 @@ def internal_vector_env(
         metacontroller: released name or folder of base model and metacontroller.
         world: settings of the world, laid over those that the weights were trained with, or over a `preset`;
             such as `{tasks: post_three_pairs}`.
-        switch_threshold: beta at or above it asks for a new code (0.5 in the paper).
+        switch_threshold: beta at or above it asks for a new code (0.5 in the paper); at 0 every raw step does.
         action_temperature: at which the base model's actions are drawn (1 in the paper).
         bound: the code space is Box(-bound, bound) instead of unbounded. Algorithms that squash their actions, such as
             SAC, need it; codes are drawn from N(0, I) in training, so 2 or 3 covers them.
         autoreset: "next_step" or "disabled".
     """
-    numbers = {"switch_threshold": switch_threshold, "action_temperature": action_temperature}
-    for name, value in {**numbers, **({} if bound is None else {"bound": bound})}.items():
-        if isinstance(value, bool) or not isinstance(value, Real) or not 0 < value < math.inf:
+    if not _is_number(switch_threshold) or not 0 <= switch_threshold <= 1:
+        raise UserError(f"env_config.switch_threshold: expected in [0, 1], got {switch_threshold!r}")
+    for name, value in {"action_temperature": action_temperature, "bound": bound}.items():
+        if not (_is_number(value) and value > 0) and not (name == "bound" and value is None):
             raise UserError(f"env_config.{name}: expected a number above 0, got {value!r}")
     if not isinstance(metacontroller, str):
         raise UserError(f"env_config.metacontroller: expected a name or a folder of weights, got {metacontroller!r}")
@@ -60,6 +61,10 @@ def internal_vector_env(
         env.single_action_space = gym.spaces.Box(-float(bound), float(bound), shape, np.float32)
         env.action_space = gym.vector.utils.batch_space(env.single_action_space, num_envs)
     return env
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _world(agent: weights.Artefact, given: Mapping[str, Any]) -> Any:

@@ -42,7 +42,7 @@ UNUSED = {  # RLlib's settings that internal and raw RL never read, and what to 
     "entropy_coeff_schedule": "write entropy_coeff",
     **dict.fromkeys(("input", "input_", "output"), "episodes are sampled and not stored; leave it out"),
 }  # fmt: skip
-POSITIVE = ("lr", "clip_param", "action_temperature", "switch_threshold", "sample_timeout_s",
+POSITIVE = ("lr", "clip_param", "action_temperature", "sample_timeout_s",
             "evaluation_sample_timeout_s")  # fmt: skip
 AT_LEAST_ONE = ("num_epochs", "torch_threads", "num_envs_per_env_runner", "evaluation_duration")
 _DECLARED = {"int": int, "float": float, "bool": bool}
