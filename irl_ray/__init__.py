@@ -9,6 +9,7 @@ import importlib
 from typing import Any
 
 import irl_ray.envs  # noqa: F401  registers the environments with Gymnasium
+import irl_ray.internal  # noqa: F401  and the internal one
 
 __version__ = "0.1.0"
 

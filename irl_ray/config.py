@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 import types
 import typing
 from collections.abc import Mapping, Sequence
+from numbers import Integral, Real
 from typing import Any, TypeVar
+
+import numpy as np
 
 from irl_ray.errors import UserError, did_you_mean
 
@@ -47,8 +51,12 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
         return _convert(next(option for option in options if option is not type(None)), value, where)
     if dataclasses.is_dataclass(hint):
         return value if isinstance(value, hint) else build(hint, value, where)
-    if hint is float and isinstance(value, (int, float)) and not isinstance(value, bool):
+    if hint is float and isinstance(value, Real) and not isinstance(value, bool):
+        if not math.isfinite(value):
+            raise UserError(f"{where}: expected a finite number, got {value!r}")
         return float(value)
+    if hint is int and isinstance(value, Integral) and not isinstance(value, bool):
+        return int(value)
     if hint in (int, str, bool):
         if type(value) is not hint:
             raise UserError(f"{where}: expected {_NAMES[hint]}, got {value!r}")
@@ -66,15 +74,29 @@ _NAMES = {int: "an integer", str: "text", bool: "true or false"}
 
 
 def check_at_least(config: Any, **bounds: float) -> None:
-    """Refuses numbers of a dataclass that are below their bounds, or not numbers at all.
+    """Refuses numbers of a dataclass that are below their bounds, and values of it that are of another type.
 
     Raises:
         UserError: naming the setting.
     """
+    for name, hint in typing.get_type_hints(type(config)).items():
+        _convert(hint, getattr(config, name), name)
     for name, bound in bounds.items():
         value = getattr(config, name)
         if value is not None and not value >= bound:
             raise UserError(f"{name}: expected at least {bound:g}, got {value}")
+
+
+def check_above_zero(config: Any, *names: str) -> None:
+    """Refuses numbers of a dataclass that are not above zero.
+
+    Raises:
+        UserError: naming the setting.
+    """
+    check_at_least(config, **dict.fromkeys(names, 0))
+    for name in names:
+        if getattr(config, name) == 0:
+            raise UserError(f"{name}: expected above 0, got {getattr(config, name)}")
 
 
 def check_device(name: str) -> None:
@@ -94,6 +116,17 @@ def to_plain(config: Any) -> Any:
     if isinstance(config, (tuple, list)):
         return [to_plain(item) for item in config]
     return config
+
+
+def without_numpy(value: Any) -> Any:
+    """The same with NumPy's numbers and arrays, at any depth, as plain numbers and lists."""
+    if isinstance(value, (np.generic, np.ndarray)):
+        return value.tolist()
+    if isinstance(value, Mapping):
+        return {without_numpy(key): without_numpy(inner) for key, inner in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)(without_numpy(item) for item in value)
+    return value
 
 
 def merge(base: Mapping[str, Any], override: Mapping[str, Any]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ class UserError(Exception):
     """
 
 
-def did_you_mean(word: str, choices: Iterable[str]) -> str:
-    """`" Did you mean 'x'?"` for the closest of `choices`, else an empty string."""
-    close = difflib.get_close_matches(str(word), [str(choice) for choice in choices], n=1)
+def did_you_mean(word: str, choices: Iterable[str], alike: float = 0.6) -> str:
+    """`" Did you mean 'x'?"` for the closest of `choices` that is so much alike, else an empty string."""
+    close = difflib.get_close_matches(str(word), [str(choice) for choice in choices], n=1, cutoff=alike)
     return f" Did you mean {close[0]!r}?" if close else ""

@@ -27,18 +27,21 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import gymnasium as gym
 import yaml
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.tune import schedulers
 
 from irl_ray import places
-from irl_ray.cli import progress
+from irl_ray.cli import compat, environments, progress
 from irl_ray.cli.addresses import meant_for
 from irl_ray.cli.examples import experiment_file
 from irl_ray.cli.metrics import closest
 from irl_ray.cli.text import each_once
-from irl_ray.config import merge
+from irl_ray.config import merge, without_numpy
 from irl_ray.data.shards import read_manifest
+from irl_ray.data.sources import check_data
+from irl_ray.envs.pinpad import PinpadSpec
 from irl_ray.envs.worlds import world_spec
 from irl_ray.errors import UserError, did_you_mean
 from irl_ray.internal.internal_env import check_world
@@ -88,6 +91,7 @@ class Experiment:
         num_samples: repetitions of the whole grid, and draws where values are drawn.
         scheduler: "fifo", or "asha" to stop trials that fall behind.
         scheduler_config: its settings, as Ray Tune's ASHAScheduler has them.
+        translated: what was written in the names of an older RLlib, such as "num_workers -> num_env_runners".
     """
 
     name: str
@@ -98,6 +102,7 @@ class Experiment:
     num_samples: int = 1
     scheduler: str = "fifo"
     scheduler_config: dict[str, Any] = field(default_factory=dict)
+    translated: list[str] = field(default_factory=list)
 
     @property
     def awaited(self) -> str | None:
@@ -141,6 +146,8 @@ def read_file(
         UserError: naming the file and the key at fault.
     """
     path = experiment_file(path)
+    environments.import_from(Path.cwd())
+    environments.import_from(path.parent)
     if path.suffix == ".py":
         return [_from_python(path, meant_for(path.stem, config or {}, [path.stem]), arguments)]
     if arguments:
@@ -187,9 +194,14 @@ def parse(name: str, spec: Any, where: str, override: Mapping[str, Any] | None =
     here = f"{where}: {name}"
     if not isinstance(spec, Mapping):
         raise UserError(f"{here}: expected a mapping with the keys {', '.join(KEYS)}")
+    spec, translated = compat.spec(spec)
     _known(spec, KEYS, here)
     run = spec.get("run")
     names = trainables.runnable_names()
+    if run not in names and isinstance(run, str) and run in compat.ALGORITHMS:
+        nearest = compat.ALGORITHMS[run]
+        raise UserError(f"{here}.run: {run} has left RLlib; " + (f"the nearest there is: {nearest}" if nearest else
+                        "nothing like it is there"))  # fmt: skip
     if run not in names:
         shown = ", ".join([*trainables.PHASES, *trainables.OWN_ALGORITHMS])
         raise UserError(
@@ -211,6 +223,7 @@ def parse(name: str, spec: Any, where: str, override: Mapping[str, Any] | None =
         num_samples=_positive(spec.get("num_samples", 1), f"{here}.num_samples"),
         scheduler=scheduler_name(spec.get("scheduler", "fifo"), f"{here}.scheduler"),
         scheduler_config=_mapping(spec.get("scheduler_config"), f"{here}.scheduler_config"),
+        translated=translated,
     )
     check_metrics(experiment, here)
     check_scheduler(experiment, here)
@@ -293,11 +306,18 @@ def check_config(experiment: Experiment, where: str) -> None:
                 if experiment.awaited is None:
                     _check_layer(config)
             return
-        known = set(trainables.algorithm_config(experiment.run).to_dict()) | _settable(experiment.run)
-        _known(settings, known, "config")
+        trainables.refuse_unused(experiment.run, settings)
+        experiment.config, told = compat.settings(trainables.algorithm_config(experiment.run), experiment.config)
+        experiment.translated += told
+        settings = {k: v["result_of"] if _is_reference(v) else v for k, v in experiment.config.items()}
         if experiment.run not in trainables.OWN_ALGORITHMS and not settings.get("env"):
             raise UserError("env: missing; expected an environment's id, such as irl_ray/GridPinpad-v0")
+        opened = {}
         for variant in variants(settings):
+            env, world = variant.get("env"), variant.get("env_config") or {}
+            if experiment.run not in trainables.EPISODIC and opened.get(repr(env)) != world:
+                environments.check(experiment.run, env or trainables.algorithm_config(experiment.run).env, world)
+                opened[repr(env)] = world
             config = built_algorithm_config(experiment.run, variant)
             if experiment.awaited is None and hasattr(config, "weights_name"):
                 _check_environment(config)
@@ -315,17 +335,32 @@ def _check_layer(config: Any) -> None:
 
 
 def check_demonstrations(experiment: Experiment, where: str) -> None:
-    """Refuses to start where the demonstrations are not there, which a file may be written without.
+    """Refuses to start where the demonstrations are not there, or of another world: a file may be written without.
 
     Raises:
-        UserError: naming the folder.
+        UserError: naming the folder, and what to type for demonstrations.
     """
-    named = {(key, variant.get(key)) for variant in variants(experiment.config) for key in FOLDER_KEYS}
-    for key, folder in sorted((key, folder) for key, folder in named if isinstance(folder, str)):
-        try:
-            read_manifest(folder)
-        except UserError as error:
-            raise UserError(f"{where}: {experiment.name}.{key}: {error}") from None
+    if experiment.run not in trainables.PHASES:
+        return
+    for variant in variants(experiment.config):
+        for key in FOLDER_KEYS:
+            if not isinstance(variant.get(key), str):
+                continue
+            try:
+                world = _world_of(experiment, variant)
+                if world is None:  # of weights that are yet to be made
+                    read_manifest(variant[key])
+                else:
+                    check_data(world, variant[key], clean=experiment.run != "Pretrain" or key == "clean_data")
+            except UserError as error:
+                raise UserError(f"{where}: {experiment.name}.{key}: {error}") from None
+
+
+def _world_of(experiment: Experiment, variant: Mapping[str, Any]) -> PinpadSpec | None:
+    """The world whose demonstrations a phase is to be given; None while nobody knows."""
+    if experiment.run == "Pretrain":
+        return trainables.PHASE_CONFIGS["Pretrain"](variant).world
+    return None if _is_reference(variant["base"]) else weights.described_world(variant["base"])
 
 
 def _check_environment(config: AlgorithmConfig) -> None:
@@ -434,12 +469,10 @@ def _absolute_paths(config: dict[str, Any]) -> dict[str, Any]:
         return str(places.local(value).resolve()) if isinstance(value, str) else value
 
     made = {**dict.fromkeys(WEIGHT_KEYS, absolute), **dict.fromkeys(FOLDER_KEYS, folder)}
-    return {key: made[key](value) if key in made else value for key, value in config.items()}
-
-
-def _settable(run: str) -> set[str]:
-    config = trainables.algorithm_config(run)
-    return {key for key in vars(config) if not key.startswith("__")} | {"_model_config", "lambda"}
+    named = {key: made[key](value) if key in made else value for key, value in config.items()}
+    if isinstance(config.get("env_config"), Mapping):  # of the internal environment
+        named["env_config"] = {k: absolute(v) if k in WEIGHT_KEYS else v for k, v in config["env_config"].items()}
+    return named
 
 
 def _known(given: Mapping[str, Any], known: Any, here: str) -> None:
@@ -473,6 +506,10 @@ def check_metrics(experiment: Experiment, here: str) -> None:
         UserError: naming the key and the metric.
     """
     run, known = experiment.run, [metric for _, metric, _ in progress.columns_of(experiment.run)]
+    if run not in trainables.PHASES:
+        for old in [old for old in experiment.stop if compat.metric(old) != old]:
+            experiment.stop[compat.metric(old)] = experiment.stop.pop(old)
+            experiment.translated.append(f"{old} -> {compat.metric(old)}")
     if run in trainables.PHASES:
         known += [*EVERY_RUN, *OF_A_PHASE[run], *(GATES if experiment.config.get("gates_at_reports") else ())]
     elif run in ("InternalRL", "RawRL"):
@@ -541,16 +578,16 @@ def _positive(value: Any, here: str) -> int:
 
 
 def _from_python(path: Path, override: Mapping[str, Any], arguments: Sequence[str]) -> Experiment:
+    known = set(gym.registry)
     module = _run_python(path, arguments)
+    environments.carry(known)
     config = getattr(module, "config", None)
     if not isinstance(config, AlgorithmConfig):
         raise UserError(f"{path}: expected a module-level `config` that is an AlgorithmConfig")
-    changed = {
-        key: value
-        for key, value in config.to_dict().items()
-        if value != config.algo_class.get_default_config().to_dict().get(key)
-    }
-    stop = stop_criteria(getattr(module, "stop", None), f"{path}: stop")
+    standard = config.algo_class.get_default_config().to_dict()
+    given = without_numpy(config.to_dict())
+    changed = {key: value for key, value in given.items() if value != standard.get(key)}
+    stop = stop_criteria(without_numpy(getattr(module, "stop", None)), f"{path}: stop")
     experiment = Experiment(path.stem, config.algo_class.__name__, merge(changed, override), stop)
     check_config(experiment, str(path))
     return experiment

@@ -10,6 +10,7 @@ import logging
 import os
 import sys
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from irl_ray import places
@@ -134,20 +135,21 @@ def main(arguments: list[str] | None = None) -> int:
 def _set_messages(options: argparse.Namespace) -> None:
     level = logging.DEBUG if getattr(options, "vv", False) else logging.INFO if getattr(options, "v", False) else None
     # RLlib warns about its own migration on every start; its errors are still shown.
-    for name in ("ray", "ray.rllib.algorithms.algorithm_config"):
+    for name in ("ray", "ray._common.deprecation", "ray.rllib.algorithms.algorithm_config"):
         logging.getLogger(name).setLevel(level or logging.ERROR)
 
 
 def train(options: argparse.Namespace) -> int:
     """`rllib train file FILE` and `rllib train --run X --env Y`."""
+    from irl_ray.cli import environments, runner
     from irl_ray.cli import experiment as files
-    from irl_ray.cli import runner
 
     if options.source == "file":
         if not options.files:
             raise UserError("train file: which one? Such as: rllib train file gridworld_internal")
         batches = [(files.read_file(path, options.config, options.arguments), path) for path in options.files]
     elif options.run:
+        environments.import_from(Path.cwd())
         name = options.run.lower() if options.experiment_name is None else options.experiment_name
         config = meant_for(name, options.config or {}, [name])
         spec = {"run": options.run, "env": options.env, "config": config}
@@ -162,9 +164,13 @@ def train(options: argparse.Namespace) -> int:
         for experiment in experiments:
             _apply_flags(experiment, options, names)
             files.check_name(experiment.name, where)
+            if options.env:
+                files.check_config(experiment, where)
             files.check_metrics(experiment, where)
             files.check_scheduler(experiment, where)
             files.check_demonstrations(experiment, where)
+            if experiment.translated:
+                print(f"{experiment.name}: names of an older RLlib: {', '.join(experiment.translated)}", flush=True)
     if options.resume and (options.config or options.stop or options.num_samples):
         raise UserError(
             "--resume: runs go on with the settings they began with; leave out --config, --stop, --num-samples"

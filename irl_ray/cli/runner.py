@@ -19,11 +19,12 @@ os.environ.setdefault("RAY_task_events_report_interval_ms", "0")  # a history of
 
 import ray  # noqa: E402
 from ray import tune  # noqa: E402
+from ray.job_config import JobConfig  # noqa: E402
 from ray.tune import Callback, CheckpointConfig, FailureConfig, ResultGrid, ResumeConfig, RunConfig, TuneConfig, Tuner  # noqa: E402
 from ray.tune.search.basic_variant import BasicVariantGenerator  # noqa: E402
 
 from irl_ray import places  # noqa: E402
-from irl_ray.cli import labels, progress, runs  # noqa: E402
+from irl_ray.cli import environments, labels, progress, runs  # noqa: E402
 from irl_ray.cli.connecting import check_answers  # noqa: E402
 from irl_ray.cli.experiment import (  # noqa: E402
     SEARCHES,
@@ -70,7 +71,9 @@ def start_ray(address: str | None, num_cpus: int | None = None, num_gpus: int | 
     """
     if ray.is_initialized():
         return
-    quiet = {"log_to_driver": False, "logging_level": "ERROR"}
+    # As Ray does with the working directory: users' own modules are found by its workers.
+    reached = JobConfig(_py_driver_sys_path=list(environments.FOLDERS))
+    quiet = {"log_to_driver": False, "logging_level": "ERROR", "job_config": reached}
     source = "--ray-address" if address else "RAY_ADDRESS"
     address = address or os.environ.get("RAY_ADDRESS")
     if address:
@@ -102,9 +105,11 @@ def check_resources(experiment: Experiment, where: str) -> None:
         short = lacking(_bundles(experiment.run, variant))
         if short:
             hint = (
-                "ask for fewer GPUs"
-                if " GPU" in short
-                else ("lower num_env_runners, num_learners, num_workers or num_cpus_per_env_runner (0.5 works)")
+                "lower num_env_runners, num_learners, num_workers or num_cpus_per_env_runner (0.5 works)"
+                if " GPU" not in short
+                else "write device: cpu, or ask for fewer GPUs"
+                if experiment.run in trainables.PHASES
+                else "ask for fewer GPUs"
             )
             offline = " (three and more of them to read its data)" if variant.get("input_") else ""
             raise UserError(f"{where}: {experiment.name}: each trial needs {short}{offline}; {hint}")
@@ -150,6 +155,8 @@ def run_all(experiments: list[Experiment], storage: str, where: str, resume_newe
 def run(experiment: Experiment, folder: str) -> int:
     """Runs one experiment to its end in a folder of its own; returns the process's exit code."""
     trainables.register_everything()
+    for variant in variants(experiment.config):
+        environments.register(variant.get("env"))
     checkpoint = {"checkpoint_at_end": True, **experiment.checkpoint}
     trainable, resources = trainables.trainable_class(experiment.run), _phase_resources(experiment)
     parallel, at_once = _workers(experiment) > 1, 0
@@ -259,7 +266,10 @@ def resume(
         mend_records(folder)
         changes = changes_of(folder, run_name, stop, config)
         trainable = trainables.trainable_class(run_name)
-        settings = json.loads(places.read_text(places.join(folder, trials[0], "params.json")) or "{}")
+        settings = _settings_of(places.join(folder, trials[0]))
+        environments.import_from(Path.cwd())
+        for trial in trials:
+            environments.register(_settings_of(places.join(folder, trial)).get("env"))
         begun = WORKERS in places.names_in(places.join(folder, trials[0]))
         if run_name in trainables.PHASES and (begun or settings.get("num_workers", 0) > 1):
             trainable = parallel_phase(run_name, places.absolute(folder))
@@ -272,6 +282,10 @@ def resume(
             check_resources(Experiment(Path(folder).name, run_name, trial.config), folder)
         print(f"resuming {folder}", flush=True)
         return _fit(tuner, folder)
+
+
+def _settings_of(trial: str) -> dict[str, Any]:
+    return json.loads(places.read_text(places.join(trial, "params.json")) or "{}")
 
 
 def _fit(tuner: Tuner, folder: str) -> int:

@@ -2,11 +2,47 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from irl_ray.data.gridworld import GridworldExpert
 from irl_ray.data.trajectories import Demonstrations
 from irl_ray.envs.pinpad import PinpadSpec
-from irl_ray.envs.worlds import GRIDWORLD_ID, env_id, world_differences
+from irl_ray.envs.worlds import ANTS, GRIDWORLD_ID, ant_spec, env_id, world_differences
 from irl_ray.errors import UserError
+
+
+def how_to_collect(world: PinpadSpec, folder: str, clean: bool = False) -> str:
+    """What to type for demonstrations of a world, in words."""
+    if env_id(world) == GRIDWORLD_ID:
+        return "leave it out: the gridworld's demonstrations are made while training"
+    same = not world_differences(ant_spec(ANTS["small"]), world)
+    expert = "ant_expert" if same else "EXPERT_OF_THAT_WORLD"
+    return (
+        f"collect them first: irl-ray collect {env_id(world)} --expert {expert} --episodes 100000"
+        f"{' --deterministic' if clean else ''} --out {folder}"
+    )
+
+
+def check_data(world: PinpadSpec, folder: str, clean: bool = False) -> None:
+    """Refuses a folder without demonstrations, or with those of another world; reads the manifest alone.
+
+    Args:
+        world: whose demonstrations are wanted.
+        folder: of shards.
+        clean: whether the clean expert's are wanted, for the error.
+
+    Raises:
+        UserError: telling what to type instead.
+    """
+    from irl_ray.data.shards import MANIFEST, read_manifest, world_of  # needs pyarrow
+
+    if not (Path(folder).expanduser() / MANIFEST).exists():
+        raise UserError(f"{folder}: no demonstrations there; {how_to_collect(world, folder, clean)}")
+    different = world_differences(world, world_of(read_manifest(folder), folder))
+    if different:
+        raise UserError(
+            f"{folder} holds demonstrations of another world: {different}; {how_to_collect(world, 'ANOTHER', clean)}"
+        )
 
 
 def open_demonstrations(
@@ -26,10 +62,7 @@ def open_demonstrations(
     """
     if data is None:
         if env_id(world) != GRIDWORLD_ID:
-            raise UserError(
-                f"config.data: missing. The demonstrations of {env_id(world)} are collected first: irl-ray collect "
-                f"{env_id(world)} --expert ant_expert --episodes 100000 --out data/ant"
-            )
+            raise UserError(f"config.data: missing; {how_to_collect(world, 'data/ant')}")
         return GridworldExpert(world, noise, device)
     from irl_ray.data.shards import StoredDemonstrations  # needs pyarrow, which a gridworld does not
 

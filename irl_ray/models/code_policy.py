@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from irl_ray.config import check_at_least
 from irl_ray.models.hawk import RGLRU
 from irl_ray.models.state import State
 
@@ -32,6 +33,9 @@ class CodePolicyConfig:
     learn_std: bool = True
     switch_threshold: float = 0.5
     action_temperature: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_at_least(self, observation_size=1, code_size=1, hidden=1, switch_threshold=0, action_temperature=0)
 
 
 class CodePolicy(nn.Module):

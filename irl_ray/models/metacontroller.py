@@ -23,7 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from irl_ray.config import check_at_least
+from irl_ray.config import check_above_zero, check_at_least
 from irl_ray.errors import UserError
 from irl_ray.models.hawk import RGLRU
 from irl_ray.models.sequence_model import Block, SequenceModelConfig
@@ -74,10 +74,9 @@ class MetacontrollerConfig:
         for name, choices in (("summary", tuple(SUMMARIES)), ("switch", ("soft", "gumbel"))):
             if getattr(self, name) not in choices:
                 raise UserError(f"{name}: expected one of {', '.join(choices)}, got {getattr(self, name)!r}")
-        check_at_least(self, code_size=1, memory_size=1, summary_layers=1, summary_size=1, encoder_hidden=1)
+        check_at_least(self, layer=0, code_size=1, memory_size=1, summary_layers=1, summary_size=1, encoder_hidden=1)
         check_at_least(self, decoder_hidden=1, rank=1, controller_scale=0)
-        if not self.switch_temperature > 0:
-            raise UserError(f"switch_temperature: expected above 0, got {self.switch_temperature}")
+        check_above_zero(self, "switch_temperature")
 
 
 class Proposal(NamedTuple):

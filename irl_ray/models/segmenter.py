@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from irl_ray.errors import UserError
+from irl_ray.config import check_above_zero, check_at_least
 from irl_ray.models.metacontroller import Proposal
 from irl_ray.models.sequence_model import Block, SequenceModelConfig
 
@@ -48,11 +48,8 @@ class SegmenterConfig:
     temperature: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.segments < 1:
-            raise UserError(f"segments: expected at least 1, got {self.segments}")
-        for name in ("segment_length", "temperature"):
-            if not getattr(self, name) > 0:
-                raise UserError(f"{name}: expected above 0, got {getattr(self, name)}")
+        check_at_least(self, segments=1, code_size=1, hidden=1, layers=1)
+        check_above_zero(self, "segment_length", "temperature")
 
 
 class Segmentation(NamedTuple):

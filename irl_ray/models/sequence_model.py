@@ -62,7 +62,7 @@ class SequenceModelConfig:
                 f"mixer: {self.mixer!r} is unknown.{did_you_mean(self.mixer, MIXERS)} "
                 f"Expected one of {', '.join(MIXERS)}"
             )
-        check_at_least(self, width=1, layers=1, heads=1, mlp=1)
+        check_at_least(self, width=1, layers=1, heads=1, mlp=1, init_scale=0, embedding_std=0)
 
 
 class Block(nn.Module):

@@ -248,8 +248,7 @@ def load(name: str | os.PathLike[str], *required: str, device: str | torch.devic
     for part in required or ("base",):
         if part not in config:
             raise UserError(f"{folder}: holds no {part}; {_HOW[part]}")
-    kind, _ = WORLDS[config.get("environment", GRIDWORLD_ID)]
-    world = build(kind, config["world"], f"{folder}/config.json: world")
+    world = _world_told(config, folder)
     artefact = Artefact(world, metrics=config["metrics"], provenance=config["provenance"])
     if "expert" in config:
         artefact.expert = Expert(build(ExpertConfig, config["expert"], f"{folder}: expert"))
@@ -281,6 +280,17 @@ def load(name: str | os.PathLike[str], *required: str, device: str | torch.devic
 def described(name: str | os.PathLike[str]) -> Mapping[str, Any]:
     """What an artefact tells of its parts, without reading its weights."""
     return _read_config(resolve(name) / "config.json")
+
+
+def described_world(name: str | os.PathLike[str]) -> PinpadSpec:
+    """The world that an artefact was trained in, without reading its weights."""
+    folder = resolve(name)
+    return _world_told(_read_config(folder / "config.json"), folder)
+
+
+def _world_told(config: Mapping[str, Any], folder: Path) -> PinpadSpec:
+    kind, _ = WORLDS[config.get("environment", GRIDWORLD_ID)]
+    return build(kind, config["world"], f"{folder}/config.json: world")
 
 
 _HOW = {

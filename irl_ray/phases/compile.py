@@ -28,7 +28,7 @@ from irl_ray.models.segmenter import Segmentation, SegmenterConfig, gumbel_noise
 from irl_ray.models.weights import Artefact, new_segmenter
 from irl_ray.phases import discover
 from irl_ray.phases.discover import CodesConfig, code_gates
-from irl_ray.phases.training import Phase
+from irl_ray.phases.training import Phase, check_usable
 from irl_ray.seeding import torch_seed
 
 
@@ -72,6 +72,7 @@ class CompILE(Phase):
     name = "compile"
 
     def __init__(self, config: CompileConfig):
+        check_usable(config.device)
         self.agent = weights.load(config.base, device=config.device)
         base = self.agent.base.requires_grad_(True)
         with torch.random.fork_rng():

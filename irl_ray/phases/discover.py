@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from irl_ray.analysis.codes import class_mean_codes, controls_of, injected_success, metacontroller_gates
-from irl_ray.config import build, check_at_least, check_device, to_plain
+from irl_ray.config import build, check_above_zero, check_at_least, check_device, to_plain
 from irl_ray.data.sources import open_demonstrations
 from irl_ray.data.trajectories import Trajectories
 from irl_ray.envs.worlds import ANT_ID, GRIDWORLD_ID, POST_TRAINING_TASKS, preset_of
@@ -27,7 +27,7 @@ from irl_ray.models import weights
 from irl_ray.models.metacontroller import Metacontroller, MetacontrollerConfig
 from irl_ray.models.weights import Artefact, new_base
 from irl_ray.phases.hindsight import OutcomeTeacher, TeacherConfig
-from irl_ray.phases.training import OptimizerConfig, Phase
+from irl_ray.phases.training import OptimizerConfig, Phase, check_usable
 from irl_ray.seeding import torch_seed
 
 
@@ -74,7 +74,8 @@ class CodesConfig:
     def __post_init__(self) -> None:
         check_device(self.device)
         check_at_least(self, steps=1, batch_size=1, length_groups=1, gate_episodes=1, report_every=1)
-        check_at_least(self, seed=0, num_workers=0)
+        check_at_least(self, seed=0, num_workers=0, switch_threshold=0, switch_tolerance=0)
+        check_above_zero(self, "action_temperature")
 
 
 @dataclass
@@ -212,6 +213,7 @@ class Discover(Phase):
     name = "discover"
 
     def __init__(self, config: DiscoverConfig):
+        check_usable(config.device)
         self.agent = weights.load(config.base, device=config.device)
         base, teacher = self.agent.base, config.teacher
         if 0 < teacher.steps <= teacher.weigh_after:

@@ -34,6 +34,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from irl_ray.config import check_at_least
 from irl_ray.data.trajectories import Trajectories
 from irl_ray.errors import UserError
 from irl_ray.models.metacontroller import Metacontroller
@@ -79,6 +80,10 @@ class TeacherConfig:
     fill_prior: bool = False
     entry_batch_size: int = 0
     cell_weight: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_at_least(self, steps=0, weigh_after=0, window=1, min_contrast=0, max_outcomes=1, hold=0, trajectories=1)
+        check_at_least(self, code_noise=0, entry_batch_size=0, cell_weight=0)
 
 
 class OutcomeTeacher:

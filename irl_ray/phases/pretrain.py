@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from irl_ray.analysis.closed_loop import free_walk_gates
 from irl_ray.analysis.control import clone_with_goal, control_success, train_controllers
 from irl_ray.analysis.probe import subgoal_probe
-from irl_ray.config import build, check_at_least, check_device
+from irl_ray.config import build, check_above_zero, check_at_least, check_device
 from irl_ray.data.floors import action_floors, arrival_floors, arrivals
 from irl_ray.data.gridworld import GridworldExpert
 from irl_ray.data.sources import open_demonstrations
@@ -40,7 +40,7 @@ from irl_ray.errors import UserError
 from irl_ray.models import weights
 from irl_ray.models.sequence_model import SequenceModel, SequenceModelConfig
 from irl_ray.models.weights import Artefact, new_base
-from irl_ray.phases.training import OptimizerConfig, Phase
+from irl_ray.phases.training import OptimizerConfig, Phase, check_usable
 from irl_ray.seeding import torch_seed
 
 STATIC_EVERY = 4  # static entities do not move: their loss is taken on every fourth step
@@ -116,6 +116,8 @@ class PretrainConfig:
         check_device(self.device)
         check_at_least(self, steps=1, batch_size=1, length_groups=1, gate_episodes=1, report_every=1, seed=0)
         check_at_least(self, num_workers=0, noise=0, control_steps=0, goal_steps=0, entry_batch_size=0)
+        check_at_least(self, observation_weight=0, static_weight=0, cell_weight=0, entry_weight=0, control_rank=1)
+        check_above_zero(self, "action_temperature")
 
 
 _GRIDWORLD = {
@@ -237,6 +239,7 @@ class Pretrain(Phase):
     name = "pretrain"
 
     def __init__(self, config: PretrainConfig):
+        check_usable(config.device)
         with torch.random.fork_rng():
             torch.manual_seed(torch_seed(config.seed, "pretrain", "weights"))
             self.base = new_base(config.model, config.world).to(config.device)

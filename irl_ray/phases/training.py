@@ -54,6 +54,18 @@ class OptimizerConfig:
         return self.learning_rate * warm * 0.5 * (1 + math.cos(math.pi * min(1.0, step / steps)))
 
 
+def check_usable(device: str) -> None:
+    """Refuses a device that PyTorch does not find on this machine.
+
+    Raises:
+        UserError: naming the setting.
+    """
+    found = {"cuda": torch.cuda.is_available, "mps": torch.backends.mps.is_available}
+    kind = device.partition(":")[0]
+    if kind in found and not found[kind]():
+        raise UserError(f"device: {device} is not there, PyTorch finds none on this machine; write device: cpu")
+
+
 class Phase(ABC):
     """A supervised phase: calls of `step` until `finished`, then `gates` once.
 

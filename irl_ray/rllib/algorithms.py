@@ -38,19 +38,23 @@ from ray.rllib.utils.metrics import (
 )
 from ray.rllib.utils.metrics.metrics_logger import MetricsLogger
 
+from irl_ray.config import build
 from irl_ray.errors import UserError
 from irl_ray.internal.sampler import Episodes
 from irl_ray.models import weights
+from irl_ray.models.code_policy import CodePolicyConfig
 from irl_ray.rllib.checkpoints import seal
 from irl_ray.rllib.env_runner import EpisodeRunner, InternalRunner, RawRunner
 from irl_ray.rllib.episodes import episode_advantages, log_episodes, to_batch
 from irl_ray.rllib.learner import EpisodePolicyGradientLearner
 from irl_ray.rllib.modules import BasePolicyModule, CodePolicyModule
+from irl_ray.rllib.settings import check_numbers, check_used
 
 logger = logging.getLogger(__name__)
 BATCH_TIMER = "batch_building_timer"
 REWARDED_UPDATES, SKIPPED_UPDATES = "num_updates_with_reward_lifetime", "num_updates_skipped_lifetime"
 FAILURES = 3  # of all runners, one after the other, before an error is no accident
+DERIVED = {"observation_size", "code_size", "switch_threshold", "action_temperature"}  # keys of a code policy
 PATIENCE = {  # settings: how long to wait for an answer, and for dead runners to come back
     "train": ("sample_timeout_s", "env_runner_restore_timeout_s"),
     "evaluate": ("evaluation_sample_timeout_s", "evaluation_unhealthy_workers_timeout_s"),
@@ -120,6 +124,8 @@ class EpisodePolicyGradientConfig(AlgorithmConfig):
         return self
 
     def validate(self) -> None:
+        check_numbers(self)
+        check_used(self)
         super().validate()
         if self.train_batch_episodes < max(2, self.num_learners):
             raise UserError(
@@ -131,8 +137,6 @@ class EpisodePolicyGradientConfig(AlgorithmConfig):
                 "config.evaluation_duration: expected a number of complete episodes, got "
                 f"{self.evaluation_duration} {self.evaluation_duration_unit}"
             )
-        if not self.action_temperature > 0:
-            raise UserError(f"config.action_temperature: expected above 0, got {self.action_temperature}")
         for key in ("time_s", "train_timesteps", "sample_timesteps"):
             name = f"min_{key}_per_iteration"
             if getattr(self, name):
@@ -344,8 +348,11 @@ class InternalRLConfig(EpisodePolicyGradientConfig):
 
     def validate(self) -> None:
         super().validate()
-        if not 0 <= self.switch_threshold <= 1:
+        if self.switch_threshold > 1:
             raise UserError(f"config.switch_threshold: expected in [0, 1], got {self.switch_threshold}")
+        build(CodePolicyConfig, self.policy, "config.policy")
+        for key in DERIVED & self.policy.keys():
+            raise UserError(f"config.policy.{key}: follows from the weights and the other settings; leave it out")
         self.env_runner_cls = InternalRunner
 
     def get_default_rl_module_spec(self) -> RLModuleSpec:

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
 import torch
+from gymnasium.envs.registration import EnvSpec
 from ray import tune
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.rllib.algorithms.registry import ALGORITHMS
 from ray.tune.result import DONE
 
 from irl_ray.envs.worlds import ANT_ID, GRIDWORLD_ID, GUIDED_ANT_ID
+from irl_ray.errors import UserError
+from irl_ray.internal import INTERNAL_ID
 from irl_ray.phases.compile import CompILE, compile_config
 from irl_ray.phases.discover import Discover, discover_config
 from irl_ray.phases.pretrain import Pretrain, pretrain_config
@@ -21,6 +25,7 @@ from irl_ray.phases.training import Phase
 from irl_ray.rllib.algorithms import InternalRL, RawRL
 from irl_ray.rllib.checkpoints import seal
 from irl_ray.rllib.expert import ExpertPPO
+from irl_ray.rllib.settings import UNUSED
 
 STATE = "state.pt"
 
@@ -88,6 +93,7 @@ class CompileTrainable(PhaseTrainable):
 PHASES = {"Pretrain": PretrainTrainable, "Discover": DiscoverTrainable, "CompILE": CompileTrainable}
 PHASE_CONFIGS = {"Pretrain": pretrain_config, "Discover": discover_config, "CompILE": compile_config}
 OWN_ALGORITHMS = {"InternalRL": InternalRL, "RawRL": RawRL, "ExpertPPO": ExpertPPO}
+EPISODIC = ("InternalRL", "RawRL")  # of these, the ones that open their world by themselves
 
 
 def runnable_names() -> list[str]:
@@ -105,18 +111,30 @@ def algorithm_config(name: str) -> AlgorithmConfig:
     return trainable_class(name).get_default_config()
 
 
-def _open(name: str, config: dict[str, Any]) -> Any:
+def refuse_unused(run: str, settings: Mapping[str, Any]) -> None:
+    """Refuses settings that an algorithm of ours never reads, whatever their value.
+
+    Raises:
+        UserError: naming the setting and what to write instead.
+    """
+    for key in settings if run in EPISODIC else ():
+        if key in UNUSED:
+            raise UserError(f"config.{key}: has no effect on {run}: {UNUSED[key]}")
+
+
+def open_env(name: str | EnvSpec, config: Mapping[str, Any]) -> Any:
+    """Gymnasium's environment of this name, a vector of them where the configuration says how many."""
     settings = dict(config)
     count = settings.pop("num_envs", None)
-    return gym.make_vec(name, num_envs=count, **settings) if count else gym.make(name, **settings).unwrapped
+    return gym.make_vec(name, num_envs=count, **settings) if count else gym.make(name, **settings)
 
 
 def register_everything() -> None:
     """Makes names resolvable on every worker: trainables and environments."""
     for name, cls in {**PHASES, **OWN_ALGORITHMS}.items():
         tune.register_trainable(name, cls)
-    for name in (GRIDWORLD_ID, ANT_ID, GUIDED_ANT_ID):
-        tune.register_env(name, partial(_open, name))
+    for name in (GRIDWORLD_ID, ANT_ID, GUIDED_ANT_ID, INTERNAL_ID):
+        tune.register_env(name, partial(open_env, name))
 
 
 def trainable_of(trial: str) -> str | None:
