@@ -16,8 +16,8 @@ C_LOCALE = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
 def unsaid(call: ast.Call) -> bool:
     """Whether a call opens a file as text in the encoding of the locale."""
     name = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
-    if isinstance(call.func, ast.Attribute) and getattr(call.func.value, "id", "") in ("places", "tarfile"):
-        return False  # UTF-8, and no text
+    if isinstance(call.func, ast.Attribute) and getattr(call.func.value, "id", "") in ("places", "tarfile", "os"):
+        return False  # UTF-8, or no text
     texts = [argument.value for argument in call.args if isinstance(getattr(argument, "value", None), str)]
     binary = any(set(text) <= set("rwxab+") and "b" in text for text in texts)
     said = any(keyword.arg == "encoding" for keyword in call.keywords)
@@ -46,7 +46,7 @@ def test_a_file_with_umlauts_under_the_c_locale(tmp_path):
         )
         assert done.returncode == expected, done.stderr
         assert "Traceback" not in done.stderr
-        assert ("sch" if expected == 0 else "metacontroller") in done.stdout + done.stderr
+        assert ("sweep of ? " if expected == 0 else "metacontroller") in done.stdout + done.stderr
 
 
 IN_A_THREAD = """
