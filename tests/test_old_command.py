@@ -14,7 +14,7 @@ import ray
 import torch
 from ray.rllib.algorithms.ppo import PPOConfig
 
-from irl_ray.cli import experiment, old
+from irl_ray.cli import experiment, old_options
 from irl_ray.cli.addresses import addressed, meant_for
 from irl_ray.cli.rllib import _apply_flags, main, parser
 from irl_ray.errors import UserError
@@ -43,9 +43,9 @@ def test_the_algorithm_may_be_named_in_four_ways(option: str):
 GONE = [
     (line, option, instead)
     for line, options in (
-        (["train", "file", "x.yaml"], old.OF_TRAIN),
-        (["example", "run", "x"], old.OF_TRAIN),
-        (["evaluate", "gridworld"], old.OF_EVALUATE),
+        (["train", "file", "x.yaml"], old_options.OF_TRAIN),
+        (["example", "run", "x"], old_options.OF_TRAIN),
+        (["evaluate", "gridworld"], old_options.OF_EVALUATE),
     )
     for names, instead in options.items()
     for option in names

@@ -15,7 +15,7 @@ import gymnasium as gym
 from ray import tune
 from ray.tune.registry import ENV_CREATOR, _global_registry
 
-from irl_ray.cli.compat import imported
+from irl_ray.cli.old_files import imported
 from irl_ray.errors import UserError
 from irl_ray.internal import INTERNAL_ID
 from irl_ray.rllib.trainables import open_env
@@ -75,7 +75,8 @@ def check(run: str, env: Any, settings: Mapping[str, Any]) -> None:
     if env == INTERNAL_ID and run in SQUASHING and settings.get("bound") is None:
         raise UserError(f"env_config.bound: missing; {run} squashes its actions, bound: 3 makes the codes' space a box")
     try:
-        with warnings.catch_warnings(action="ignore"):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
             open_env(env, settings).close()
     except UserError:
         raise

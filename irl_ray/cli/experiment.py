@@ -33,7 +33,7 @@ from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.tune import schedulers
 
 from irl_ray import places
-from irl_ray.cli import compat, environments, progress
+from irl_ray.cli import environments, old_files, progress
 from irl_ray.cli.addresses import meant_for
 from irl_ray.cli.examples import experiment_file
 from irl_ray.cli.metrics import closest
@@ -194,12 +194,12 @@ def parse(name: str, spec: Any, where: str, override: Mapping[str, Any] | None =
     here = f"{where}: {name}"
     if not isinstance(spec, Mapping):
         raise UserError(f"{here}: expected a mapping with the keys {', '.join(KEYS)}")
-    spec, translated = compat.spec(spec)
+    spec, translated = old_files.spec(spec)
     _known(spec, KEYS, here)
     run = spec.get("run")
     names = trainables.runnable_names()
-    if run not in names and isinstance(run, str) and run in compat.ALGORITHMS:
-        nearest = compat.ALGORITHMS[run]
+    if run not in names and isinstance(run, str) and run in old_files.ALGORITHMS:
+        nearest = old_files.ALGORITHMS[run]
         raise UserError(f"{here}.run: {run} has left RLlib; " + (f"the nearest there is: {nearest}" if nearest else
                         "nothing like it is there"))  # fmt: skip
     if run not in names:
@@ -307,7 +307,7 @@ def check_config(experiment: Experiment, where: str) -> None:
                     _check_layer(config)
             return
         trainables.refuse_unused(experiment.run, settings)
-        experiment.config, told = compat.settings(trainables.algorithm_config(experiment.run), experiment.config)
+        experiment.config, told = old_files.settings(trainables.algorithm_config(experiment.run), experiment.config)
         experiment.translated += told
         settings = {k: v["result_of"] if _is_reference(v) else v for k, v in experiment.config.items()}
         if experiment.run not in trainables.OWN_ALGORITHMS and not settings.get("env"):
@@ -507,9 +507,9 @@ def check_metrics(experiment: Experiment, here: str) -> None:
     """
     run, known = experiment.run, [metric for _, metric, _ in progress.columns_of(experiment.run)]
     if run not in trainables.PHASES:
-        for old in [old for old in experiment.stop if compat.metric(old) != old]:
-            experiment.stop[compat.metric(old)] = experiment.stop.pop(old)
-            experiment.translated.append(f"{old} -> {compat.metric(old)}")
+        for old in [old for old in experiment.stop if old_files.metric(old) != old]:
+            experiment.stop[old_files.metric(old)] = experiment.stop.pop(old)
+            experiment.translated.append(f"{old} -> {old_files.metric(old)}")
     if run in trainables.PHASES:
         known += [*EVERY_RUN, *OF_A_PHASE[run], *(GATES if experiment.config.get("gates_at_reports") else ())]
     elif run in ("InternalRL", "RawRL"):

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from irl_ray import places
-from irl_ray.cli import examples, old
+from irl_ray.cli import examples, old_options
 from irl_ray.cli.addresses import addressed, check_addresses, meant_for
 from irl_ray.cli.text import json_object, take_any_console
 from irl_ray.errors import UserError, did_you_mean
@@ -59,8 +59,10 @@ def parser() -> argparse.ArgumentParser:
         help="draw an episode into OUT, .gif or .mp4: the first successful of 20 (seeds from --seed on), else the last",
     )
     evaluate.add_argument("--out", help="write the results as JSON")
-    evaluate.add_argument("--framework", type=old.framework, metavar="torch", help="torch, which is what there is")
-    old.add_gone(evaluate, old.OF_EVALUATE)
+    evaluate.add_argument(
+        "--framework", type=old_options.framework, metavar="torch", help="torch, and nothing else"
+    )
+    old_options.add_gone(evaluate, old_options.OF_EVALUATE)
 
     resume = commands.add_parser("resume", help="carry an interrupted experiment on")
     resume.add_argument("folder", help="a folder under results/")
@@ -101,12 +103,14 @@ def _experiment(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--resume", action="store_true", help="carry on the newest run of each experiment; start those without one"
     )
-    command.add_argument("--framework", type=old.framework, metavar="torch", help="torch, which is what there is")
+    command.add_argument(
+        "--framework", type=old_options.framework, metavar="torch", help="torch, and nothing else"
+    )
     command.add_argument("--storage-path", default="results", help="where results go (default: results)")
     command.add_argument("--log-info", "-v", dest="v", action="store_true", help="more messages")
     command.add_argument("--log-debug", "-vv", dest="vv", action="store_true", help="all messages")
     _ray(command)
-    old.add_gone(command, old.OF_TRAIN)
+    old_options.add_gone(command, old_options.OF_TRAIN)
 
 
 def _ray(command: argparse.ArgumentParser) -> None:

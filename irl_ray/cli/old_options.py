@@ -22,6 +22,8 @@ OF_TRAIN = {
     ("--local-dir", "--upload-dir"): "type --storage-path FOLDER, a path or a URI such as s3://bucket/runs",
     ("--resources-per-trial", "--queue-trials"): "leave it out; settings tell what a trial needs: num_env_runners, "
     "num_cpus_per_env_runner, num_learners, num_gpus_per_learner",
+    ("--wandb-key", "--wandb-project", "--wandb-run-name"): "results hold TensorBoard's event files; type wandb sync "
+    "--sync-tensorboard RESULT when they are there",
     ("--ray-ui", "--no-ray-ui", "--ray-object-store-memory"): _CLUSTER,
     ("--ray-num-nodes",): "nodes are not emulated; start a cluster (ray start) and type --ray-address auto",
 }

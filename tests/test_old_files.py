@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from ray.rllib.algorithms.registry import ALGORITHMS
 
-from irl_ray.cli import compat, experiment
-from irl_ray.cli.compat import mean_std_filter
+from irl_ray.cli import experiment, old_files
+from irl_ray.cli.old_files import mean_std_filter
 from irl_ray.errors import UserError
 from irl_ray.rllib import trainables
 
@@ -19,12 +19,12 @@ def defaults(run: str = "PPO") -> Any:
 
 
 def translated(config: dict[str, Any], run: str = "PPO") -> dict[str, Any]:
-    return compat.settings(defaults(run), config)[0]
+    return old_files.settings(defaults(run), config)[0]
 
 
 def refused(config: dict[str, Any], run: str = "PPO") -> str:
     with pytest.raises(UserError) as told:
-        compat.settings(defaults(run), config)
+        old_files.settings(defaults(run), config)
     assert "\n" not in str(told.value)
     return str(told.value)
 
@@ -56,7 +56,7 @@ def refused(config: dict[str, Any], run: str = "PPO") -> str:
     }.items(),
 )
 def test_former_and_public_names_are_understood_as_rllib_means_them(old: str, new: str):
-    made, told = compat.settings(defaults(), {old: 3})
+    made, told = old_files.settings(defaults(), {old: 3})
     assert made == {new: 3}
     assert told == ([] if new == f"_{old}" else [f"{old} -> {new}"])
 
@@ -66,7 +66,7 @@ def test_every_name_that_rllib_has_now_stays_as_it_is(run: str):
     old = ("num_gpus", "optimization")  # kept by RLlib, to no effect
     held = {key: value for key, value in defaults(run).to_dict().items() if key not in old}
     given = {key: value for key, value in held.items() if type(value) is not int or value != -1}
-    assert compat.settings(defaults(run), given) == (given, [])
+    assert old_files.settings(defaults(run), given) == (given, [])
 
 
 def test_names_that_rllib_keeps_for_itself_stay_as_they_are():
@@ -167,7 +167,7 @@ def test_a_suggestion_is_the_same_word_misspelt():
     }.items(),
 )
 def test_former_names_of_metrics(old: str, new: str):
-    assert compat.metric(old) == new
+    assert old_files.metric(old) == new
 
 
 # Files in the shape of RLlib's own examples of that time: what is written, and what comes of it.
@@ -215,7 +215,7 @@ def test_old_files_start_or_are_refused_in_one_line(case: str, tmp_path: Path):
     path.write_text(f"old: {text}\n")
     if not words:
         (one,) = experiment.read_file(path)
-        experiment.check_stop(one, "here")
+        experiment.check_metrics(one, "here")
         assert one.translated and not any(key.startswith("episode_") for key in one.stop)
         for variant in experiment.variants(one.config):
             assert experiment.built_algorithm_config(one.run, variant)
