@@ -607,12 +607,8 @@ def test_a_page_says_what_was_measured(figure: Figure):
     assert not wrong, f"{figure.page.name} (says, is): {wrong}"
 
 
-# The page's line is of stored runs with a threshold of 1e-9, which did not ask at every step; to be run again.
-PENDING = ("gridworld, forced switching in RL alone", "gridworld, internal RL, switch threshold 1e-09")
-
-
 def test_the_table_of_methods_is_that_of_the_report():
-    """Every line, every cell, but those to be run again; the paper's world has a section of its own."""
+    """Every line, every cell; the paper's world has a section of its own."""
     _, rows = comparison.method_table(stored())
     lines = re.search(r"\| environment, method \|.*\n\|[-|]+\|\n((?:\|.*\n)+)", README.read_text())[1].splitlines()
     shown = {}
@@ -623,8 +619,6 @@ def test_the_table_of_methods_is_that_of_the_report():
     for world, method, count, prior, _, equal, episodes, after_all, iqm, half in rows:
         if world in ("gridworld", "ant"):
             made[f"{world}, {method}"] = [str(count), prior, equal, episodes, after_all, iqm, half]
-    for name in PENDING:
-        shown.pop(name, None), made.pop(name, None)
     assert shown == made
     equal = {world: episodes for world, _, _, _, episodes, *_ in rows}
     assert told(README, "as every method has (gridworld {}; ant {}): median") == [
