@@ -98,7 +98,9 @@ def _shards(
         return
     import ray
 
-    ray.init(ignore_reinit_error=True, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    from irl_ray.cli.runner import start_ray
+
+    start_ray(None)
     task, shared = ray.remote(collect_shard), [ray.put(value) for value in settings]
     waiting = list(range(count))
     running = [task.remote(folder.resolve(), waiting.pop(0), *shared) for _ in range(min(options.workers, count))]

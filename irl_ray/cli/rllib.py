@@ -59,9 +59,7 @@ def parser() -> argparse.ArgumentParser:
         help="draw an episode into OUT, .gif or .mp4: the first successful of 20 (seeds from --seed on), else the last",
     )
     evaluate.add_argument("--out", help="write the results as JSON")
-    evaluate.add_argument(
-        "--framework", type=old_options.framework, metavar="torch", help="torch, and nothing else"
-    )
+    evaluate.add_argument("--framework", type=old_options.framework, metavar="torch", help="torch, and nothing else")
     old_options.add_gone(evaluate, old_options.OF_EVALUATE)
 
     resume = commands.add_parser("resume", help="carry an interrupted experiment on")
@@ -103,9 +101,7 @@ def _experiment(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--resume", action="store_true", help="carry on the newest run of each experiment; start those without one"
     )
-    command.add_argument(
-        "--framework", type=old_options.framework, metavar="torch", help="torch, and nothing else"
-    )
+    command.add_argument("--framework", type=old_options.framework, metavar="torch", help="torch, and nothing else")
     command.add_argument("--storage-path", default="results", help="where results go (default: results)")
     command.add_argument("--log-info", "-v", dest="v", action="store_true", help="more messages")
     command.add_argument("--log-debug", "-vv", dest="vv", action="store_true", help="all messages")

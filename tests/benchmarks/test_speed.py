@@ -208,7 +208,7 @@ def test_internal_rl_iteration(benchmark, small_weights):
     from irl_ray.rllib.env_runner import episode_seed
     from irl_ray.rllib.episodes import episode_advantages
 
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     algorithm = (
         InternalRLConfig()
         .environment("irl_ray/GridPinpad-v0", env_config=SETTINGS)
