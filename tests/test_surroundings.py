@@ -34,6 +34,18 @@ def test_every_text_file_is_opened_as_utf8():
     assert not found
 
 
+def test_who_reads_no_further_ends_a_command():
+    """As `rllib example get X | head -1` does; the file is longer than what a pipe holds."""
+    code = (
+        "import sys; from irl_ray.cli import irl_ray; irl_ray.print_card = lambda o: print('x' * 10**6) or 0; "
+        "sys.exit(irl_ray.main(['card', 'gridworld']))"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout.read(1) == "x"
+    process.stdout.close()
+    assert process.wait(60) == 0 and process.stderr.read() == ""
+
+
 def test_a_file_with_umlauts_under_the_c_locale(tmp_path):
     (tmp_path / "tuned_configs").mkdir()
     text = "grün:\n  run: InternalRL\n  description: α schön 0.1\n  config: {metacontroler: grün}\n"

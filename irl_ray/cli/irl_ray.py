@@ -7,6 +7,7 @@ import json
 import os
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -14,7 +15,7 @@ import yaml
 
 from irl_ray.cli import inside
 from irl_ray.cli.examples import experiment_file
-from irl_ray.cli.text import INTERRUPTED, duration, json_object, take_any_console
+from irl_ray.cli.text import INTERRUPTED, duration, json_object, run_command
 from irl_ray.config import merge, to_plain
 from irl_ray.errors import UserError
 from irl_ray.models import weights
@@ -80,24 +81,23 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: list[str] | None = None) -> int:
     """Entry point of the console script; returns the exit code."""
-    take_any_console()
+    return run_command("irl-ray", partial(_main, arguments))
+
+
+def _main(arguments: list[str] | None) -> int:
     options = parser().parse_args(arguments)
-    try:
-        commands = {
-            "phase": run_phase,
-            "collect": collect_demonstrations,
-            "data": on_demonstrations,
-            "card": print_card,
-            "curve": draw_curve,
-            "report": write_report,
-            "store": store_results,
-            "lessons": draw_lessons,
-            **dict.fromkeys(inside.COMMANDS, inside.look),
-        }
-        return commands[options.command](options)
-    except UserError as error:
-        print(f"irl-ray: {error}", file=sys.stderr)
-        return 2
+    commands = {
+        "phase": run_phase,
+        "collect": collect_demonstrations,
+        "data": on_demonstrations,
+        "card": print_card,
+        "curve": draw_curve,
+        "report": write_report,
+        "store": store_results,
+        "lessons": draw_lessons,
+        **dict.fromkeys(inside.COMMANDS, inside.look),
+    }
+    return commands[options.command](options)
 
 
 def collect_demonstrations(options: argparse.Namespace) -> int:

@@ -16,7 +16,7 @@ from typing import Any
 from irl_ray import places
 from irl_ray.cli import examples, old_options
 from irl_ray.cli.addresses import addressed, check_addresses, meant_for
-from irl_ray.cli.text import json_object, take_any_console
+from irl_ray.cli.text import json_object, run_command
 from irl_ray.errors import UserError, did_you_mean
 
 
@@ -117,19 +117,17 @@ def _ray(command: argparse.ArgumentParser) -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     """Entry point of the console script; returns the exit code."""
-    take_any_console()
-    arguments = sys.argv[1:] if arguments is None else arguments
+    return run_command("rllib", partial(_main, sys.argv[1:] if arguments is None else arguments))
+
+
+def _main(arguments: list[str]) -> int:
     end = arguments.index("--") if "--" in arguments else len(arguments)
-    try:
-        options = parser().parse_args(arguments[:end])
-        options.arguments = arguments[end + 1 :]
-        if options.arguments and options.command not in ("train", "example"):
-            raise UserError(f"{options.command}: takes nothing after --")
-        _set_messages(options)
-        return COMMANDS[options.command](options)
-    except UserError as error:
-        print(f"rllib: {error}", file=sys.stderr)
-        return 2
+    options = parser().parse_args(arguments[:end])
+    options.arguments = arguments[end + 1 :]
+    if options.arguments and options.command not in ("train", "example"):
+        raise UserError(f"{options.command}: takes nothing after --")
+    _set_messages(options)
+    return COMMANDS[options.command](options)
 
 
 def _set_messages(options: argparse.Namespace) -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +16,28 @@ from irl_ray.errors import UserError
 INTERRUPTED = {signal.SIGINT: 130, signal.SIGTERM: 143}  # exit codes of a command that was asked to stop, as shells do
 
 
-def take_any_console() -> None:
-    """Lets a console that cannot show a letter show a question mark, in place of an error."""
+def run_command(name: str, command: Callable[[], int]) -> int:
+    """Runs a command; returns its exit code, 2 after a user's mistake, of which one line tells.
+
+    A letter that the console cannot show becomes a question mark; who reads no further (`| head`) ends the command.
+
+    Args:
+        name: of the console script.
+        command: what it does.
+    """
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # not where something else collects what is printed
             stream.reconfigure(errors="replace")
+    try:
+        code = command()
+        sys.stdout.flush()
+        return code
+    except UserError as error:
+        print(f"{name}: {error}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what Python still holds goes nowhere
+        return 0
 
 
 def duration(seconds: float) -> str:
