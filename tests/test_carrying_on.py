@@ -120,7 +120,7 @@ def test_min_prefers_the_lowest():
     one = parse("x", spec, "x.yaml")
     assert one.checkpoint == scored
     options = rllib.parser().parse_args(["train", "--run", "Pretrain", "--checkpoint-score-attr", "min-step"])
-    rllib._apply_flags(one, options)
+    rllib._apply_flags(one, options, [one.name])
     assert one.checkpoint == {**scored, "checkpoint_score_attribute": "step"}
 
 
@@ -207,7 +207,7 @@ def test_evaluation_is_waited_for():
 
 def test_a_metric_that_ppo_does_not_report_ends_it_with_one_line(tmp_path: Path):
     config = json.dumps({"num_env_runners": 0, "minibatch_size": 64, "num_epochs": 1})
-    stop = '{"episode_reward_mean": 100}'
+    stop = '{"env_runners/episode_retrun_mean": 100}'
     arguments = ["train", "--run", "PPO", "--env", "CartPole-v1", "--stop", stop, "--config", config]
     process = command([*arguments, "--ray-num-cpus", "1"], tmp_path)
     _, error = process.communicate(timeout=300)

@@ -62,6 +62,8 @@ def check(run: str, env: Any, settings: Mapping[str, Any]) -> None:
     Raises:
         UserError: naming it, or the setting.
     """
+    if not isinstance(settings, Mapping):
+        raise UserError(f"env_config: expected a mapping of settings, got {settings!r}")
     if not isinstance(env, str):
         if not callable(env):
             raise UserError(f"env: expected the id of an environment or the path of a class, got {env!r}")

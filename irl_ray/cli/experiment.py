@@ -321,8 +321,22 @@ def check_config(experiment: Experiment, where: str) -> None:
             config = built_algorithm_config(experiment.run, variant)
             if experiment.awaited is None and hasattr(config, "weights_name"):
                 _check_environment(config)
+            in_evaluation = variant.get("evaluation_config")
+            if experiment.run in trainables.EPISODIC and in_evaluation:
+                _check_evaluation(experiment.run, variant, in_evaluation)
     except UserError as error:
         raise UserError(f"{where}: {experiment.name}: {error}") from None
+
+
+def _check_evaluation(run: str, variant: Mapping[str, Any], inner: Any) -> None:
+    """Refuses settings of evaluations that would be refused of training."""
+    if not isinstance(inner, Mapping):
+        raise UserError(f"evaluation_config: expected a mapping of settings, got {inner!r}")
+    try:
+        trainables.refuse_unused(run, inner)
+        built_algorithm_config(run, {**variant, **inner, "evaluation_config": None})
+    except UserError as error:
+        raise UserError(f"evaluation_config: {error}") from None
 
 
 def _check_layer(config: Any) -> None:
@@ -366,7 +380,8 @@ def _world_of(experiment: Experiment, variant: Mapping[str, Any]) -> PinpadSpec 
 def _check_environment(config: AlgorithmConfig) -> None:
     required = ("metacontroller",) if hasattr(config, "metacontroller") else ()
     if not isinstance(config.weights_name, str):
-        raise UserError(f"{(*required, 'base')[0]}: expected the name or the folder of weights, got None")
+        raise UserError(f"{(*required, 'base')[0]}: expected the name or the folder of weights, got "
+                        f"{config.weights_name!r}")  # fmt: skip
     agent = weights.load(config.weights_name, *required)
     check_world(agent, world_spec(config.env, config.env_config))
 
@@ -380,6 +395,7 @@ def built_algorithm_config(run: str, config: Mapping[str, Any]) -> AlgorithmConf
     try:
         built = trainables.algorithm_config(run).update_from_dict(dict(config))
         built.validate()
+        built.algo_class.default_resource_request(built)  # which counts runners and learners
         return built
     except (ValueError, TypeError, AttributeError, KeyError) as error:
         raise UserError(f"config: {str(error).strip().splitlines()[0]}") from None
@@ -492,8 +508,8 @@ def stop_criteria(value: Any, here: str) -> dict[str, float]:
     if not isinstance(value, Mapping):
         raise UserError(f"{here}: expected a mapping of metrics to numbers, got {value!r}")
     for metric, limit in value.items():
-        if isinstance(limit, bool) or not isinstance(limit, (int, float)):
-            raise UserError(f"{here}.{metric}: expected a number, got {limit!r}")
+        if isinstance(limit, bool) or not isinstance(limit, (int, float)) or not math.isfinite(limit):
+            raise UserError(f"{here}.{metric}: expected a finite number, got {limit!r}")
     return dict(value)
 
 

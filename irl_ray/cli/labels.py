@@ -28,7 +28,10 @@ def folder_name(trial: Trial) -> str:
     """Of a trial's folder; Tune's own rounds numbers to four digits."""
     pairs = ",".join(f"{name}={value}" for name, value in settings_of(trial.evaluated_params).items())
     clean = re.sub(r"[^\w.+=,@-]+", "_", pairs)
-    return "_".join(filter(None, (str(trial), _number(trial), clean)))[:LONGEST] + f"_{date_str()}"
+    name = "_".join(filter(None, (str(trial), _number(trial), clean)))
+    if len(name) > LONGEST:  # a value that is cut would be read as another
+        name = name[:LONGEST].rpartition(",")[0]
+    return f"{name}_{date_str()}"
 
 
 def label(trial: Trial) -> str:
@@ -94,6 +97,10 @@ def _shown(value: Any) -> str:
         return typed if len(typed) <= 12 else f"{value:.6g}"  # a drawn one has seventeen
     if isinstance(value, str):
         return shown_name(value) or value
+    if callable(value):
+        return getattr(value, "__name__", type(value).__name__)
     return (
-        json.dumps(value, default=str, separators=(";", ":")) if isinstance(value, (list, tuple, dict)) else str(value)
+        json.dumps(value, default=_shown, separators=(";", ":"))
+        if isinstance(value, (list, tuple, dict))
+        else str(value)
     )

@@ -84,6 +84,7 @@ GONE = {  # settings that have no effect any more, and what to do instead
     "tf_session_args": _TORCH,
     "timesteps_per_iteration": "write min_sample_timesteps_per_iteration or min_train_timesteps_per_iteration",
     "use_pytorch": _TORCH,
+    "vf_share_layers": "write model_config: {vf_share_layers: ...}",
     "vtrace_drop_last_ts": "leave it out, the last step is bootstrapped",
 }
 REPLAY_BUFFERS = {
@@ -155,6 +156,8 @@ def spec(given: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
     old = {key: value for key, value in given.items() if key in EXPERIMENT_KEYS}
     if not old:
         return dict(given), []
+    if not isinstance(given.get("checkpoint_config") or {}, Mapping):
+        raise UserError(f"checkpoint_config: expected a mapping, got {given['checkpoint_config']!r}")
     moved = {EXPERIMENT_KEYS[key]: value for key, value in old.items()}
     rest = {key: value for key, value in given.items() if key not in old}
     rest["checkpoint_config"] = {**moved, **(given.get("checkpoint_config") or {})}
@@ -184,20 +187,28 @@ def settings(defaults: AlgorithmConfig, config: Mapping[str, Any]) -> tuple[dict
     made: dict[str, Any] = {}
     told: list[str] = []
     gone: list[str] = []
+    first: dict[str, str] = {}  # by what name a setting was given
+    for key in config:
+        if not isinstance(key, str):
+            raise UserError(f"config.{key}: expected the name of a setting, got {key!r}")
     new_stack = config.get("enable_rl_module_and_learner") is not False
     names = _names(defaults)
     flat = {**config, **config["multiagent"]} if isinstance(config.get("multiagent"), Mapping) else dict(config)
     if flat.pop("multiagent", None) is not None:
         told.append("multiagent: {...} -> its own keys")
-    if isinstance(flat.get("optimization"), Mapping) and "actor_lr" in names:
-        rates = flat.pop("optimization")
+    rates = flat.get("optimization")
+    if isinstance(rates, Mapping) and rates.keys() <= LEARNING_RATES.keys() and "actor_lr" in names:
+        del flat["optimization"]
         flat = {**{LEARNING_RATES.get(key, key): rate for key, rate in rates.items()}, **flat}
         told.append("optimization -> actor_lr, critic_lr, alpha_lr")
 
     def put(key: str, value: Any, old: str) -> None:
+        value = _resolved(key, value, f"config.{old}")
         if key in made and made[key] != value:
-            raise UserError(f"config.{old}: is called {key} now, which is given too; keep one of them")
-        made[key] = value
+            raise UserError(
+                f"config.{old}: the same setting as config.{first[key]}, with another value; keep {key} alone"
+            )
+        made[key], first[key] = value, old
 
     for key, value in flat.items():
         options = _options(value)
@@ -207,7 +218,10 @@ def settings(defaults: AlgorithmConfig, config: Mapping[str, Any]) -> tuple[dict
             put(key, "torch", key)
             told.append(f"framework {options[0]} -> torch")
         elif key == "evaluation_config" and isinstance(value, Mapping):
-            made[key], inner = settings(defaults, value)
+            try:
+                made[key], inner = settings(defaults, value)
+            except UserError as error:
+                raise UserError(f"evaluation_config: {error}") from None
             told += [f"evaluation_config: {text}" for text in inner]
         elif new_stack and key == "model" and not _is_default(defaults, key, options):
             put("_model_config", _model(value), key)
@@ -228,7 +242,7 @@ def settings(defaults: AlgorithmConfig, config: Mapping[str, Any]) -> tuple[dict
             if new not in names:
                 new, advice = successor(defaults, key)
             if new is not None:
-                put(new, _resolved(new, value, f"config.{key}"), key)
+                put(new, value, key)
                 if new.lstrip("_") != key:
                     told.append(f"{key} -> {new}")
             elif advice:
@@ -320,7 +334,7 @@ def _model(value: Any) -> Any:
     if not isinstance(value, Mapping):
         raise UserError(f"config.model: expected a mapping of settings, got {value!r}")
     if value.keys() <= {"grid_search", "choice"} and value:
-        return {kind: [_model(option) for option in options] for kind, options in value.items()}
+        return {kind: [_model(option) for option in _options(value)] for kind in value}
     known = {field.name for field in dataclasses.fields(DefaultModelConfig)}
     made = {MODEL_RENAMED.get(key, key): inner for key, inner in value.items()}
     made = {key: v for key, v in made.items() if key in known or v != MODEL_DEFAULTS.get(key, NotProvided)}
@@ -354,7 +368,9 @@ def _replay_buffer(value: Any) -> tuple[Any, list[str]]:
 
 
 def _resolved(key: str, value: Any, here: str) -> Any:
-    """A setting that holds a class or a function, where a file names it by its path."""
+    """A setting that holds a class or a function, where a file names it by its path; also where it is searched."""
+    if _options(value) != [value]:
+        return {kind: [_resolved(key, option, here) for option in _options(value)] for kind in value}
     if isinstance(value, str) and (key in IMPORTED or key.startswith("callbacks_on_")):
         return imported(value, here)
     if key == "_rl_module_spec" and isinstance(value, Mapping):

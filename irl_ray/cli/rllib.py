@@ -41,10 +41,11 @@ def parser() -> argparse.ArgumentParser:
         "evaluate",
         help="roll a checkpoint out and print its success",
         description="Rolls a checkpoint out and prints its success, or the return of RLlib's own algorithms. "
-        "Checkpoints of the latter hold pickles, which run code when they are read: give only those you made yourself.",
+        "Checkpoints of the latter hold pickles, which run code: they are read with --trust-pickle alone.",
     )
     evaluate.add_argument("checkpoint", help="checkpoint, trial, run, artefact folder or released name")
     evaluate.add_argument("--episodes", type=int, help="whole ones (default: 512; of RLlib's own algorithms 100)")
+    evaluate.add_argument("--trust-pickle", action="store_true", help="read a checkpoint of RLlib's own, made by you")
     evaluate.add_argument("--env", "-e", help="environment id, in place of the checkpoint's")
     evaluate.add_argument("--config", "-c", type=json_object, help="settings as JSON, laid over the checkpoint's")
     evaluate.add_argument("--env-config", type=json_object, default=None, help="world settings, such as the tasks")
@@ -145,7 +146,8 @@ def train(options: argparse.Namespace) -> int:
     if options.source == "file":
         if not options.files:
             raise UserError("train file: which one? Such as: rllib train file gridworld_internal")
-        batches = [(files.read_file(path, options.config, options.arguments), path) for path in options.files]
+        told = {**(options.config or {}), **({"env": options.env} if options.env else {})}
+        batches = [(files.read_file(path, told, options.arguments), path) for path in options.files]
     elif options.run:
         environments.import_from(Path.cwd())
         name = options.run.lower() if options.experiment_name is None else options.experiment_name

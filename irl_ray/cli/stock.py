@@ -1,12 +1,13 @@
 """`rllib evaluate` on checkpoints of RLlib's own algorithms, such as PPO.
 
-They hold pickles, which run code when they are read: RLlib's own way, so only for checkpoints that one made oneself.
-Ours are read from their artefacts, which hold none.
+They hold pickles, which run code when they are read: so with `--trust-pickle` alone, for those that one made oneself.
+Ours are read from their artefacts, which hold none; where one lies, no pickle is looked for.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -15,18 +16,22 @@ import numpy as np
 from irl_ray import places
 from irl_ray.cli.evaluation import show
 from irl_ray.errors import UserError, did_you_mean
+from irl_ray.models import weights
 
 EPISODES = 100
 MADE_OF = "class_and_ctor_args.pkl"  # RLlib's file of what an algorithm was made from
 
 
 def stock_checkpoint(name: str) -> Path | None:
-    """The newest checkpoint without an artefact in a checkpoint, a trial or a run; None if there is none."""
-    folder = Path(name).expanduser()
-    if places.is_remote(name) or not folder.is_dir():
+    """The newest checkpoint in a checkpoint, a trial or a run that holds no artefact; None if there is none."""
+    if places.is_remote(name):
         return None
+    with contextlib.suppress(UserError):
+        weights.resolve(name)
+        return None
+    folder = places.local(name)
     found = [folder, *folder.glob("checkpoint_*"), *folder.glob("*/checkpoint_*")]
-    stock = [path for path in found if (path / MADE_OF).is_file() and not (path / "artefact").exists()]
+    stock = [path for path in found if (path / MADE_OF).is_file()]
     return max(stock, key=lambda path: (path / MADE_OF).stat().st_mtime, default=None)
 
 
@@ -37,6 +42,11 @@ def evaluate(options: argparse.Namespace, checkpoint: Path) -> int:
             raise UserError(
                 f"--{flag.replace('_', '-')}: is for agents of irl_ray; {checkpoint} is RLlib's; leave it out"
             )
+    if not options.trust_pickle:
+        raise UserError(
+            f"{checkpoint}: a checkpoint of RLlib's own, which holds pickles, and these run code when they are read; "
+            "if you made it yourself, type --trust-pickle"
+        )
     if options.episodes < 1:
         raise UserError(f"--episodes: expected a positive number, got {options.episodes}")
     from irl_ray.cli import runner

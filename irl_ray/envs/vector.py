@@ -34,7 +34,8 @@ def rows_to_reset(options: dict[str, Any] | None, num_envs: int) -> np.ndarray:
     Raises:
         UserError: if the mask is of another type or shape.
     """
-    mask = np.asarray((options or {}).get("reset_mask", np.ones(num_envs, bool)))
+    given = (options or {}).get("reset_mask")
+    mask = np.ones(num_envs, bool) if given is None else np.asarray(given)
     if mask.shape != (num_envs,) or mask.dtype != bool:
         raise UserError(f"reset_mask: expected {num_envs} booleans, got {mask.dtype} of shape {mask.shape}")
     return np.flatnonzero(mask)

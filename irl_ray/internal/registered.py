@@ -12,7 +12,7 @@ import numpy as np
 
 from irl_ray.config import build, merge, to_plain
 from irl_ray.envs.worlds import env_id, world_spec
-from irl_ray.errors import UserError
+from irl_ray.errors import UserError, did_you_mean
 from irl_ray.internal.internal_env import InternalVectorEnv
 from irl_ray.models import weights
 
@@ -20,12 +20,13 @@ from irl_ray.models import weights
 def internal_vector_env(
     num_envs: int = 1,
     *,
-    metacontroller: str,
+    metacontroller: str | None = None,
     world: Mapping[str, Any] | None = None,
     switch_threshold: float = 0.5,
     action_temperature: float = 1.0,
     bound: float | None = None,
     autoreset: str = "next_step",
+    **unknown: Any,
 ) -> InternalVectorEnv:
     """`InternalVectorEnv` from plain settings, as `env_config` has them.
 
@@ -39,7 +40,14 @@ def internal_vector_env(
         bound: the code space is Box(-bound, bound) instead of unbounded. Algorithms that squash their actions, such as
             SAC, need it; codes are drawn from N(0, I) in training, so 2 or 3 covers them.
         autoreset: "next_step" or "disabled".
+        **unknown: none; what else is given is named in an error.
+
+    Raises:
+        UserError: naming the setting.
     """
+    known = ("metacontroller", "world", "switch_threshold", "action_temperature", "bound", "autoreset")
+    for name in unknown:
+        raise UserError(f"env_config.{name}: unknown setting.{did_you_mean(name, known)} Known: {', '.join(known)}")
     if not _is_number(switch_threshold) or not 0 <= switch_threshold <= 1:
         raise UserError(f"env_config.switch_threshold: expected in [0, 1], got {switch_threshold!r}")
     for name, value in {"action_temperature": action_temperature, "bound": bound}.items():

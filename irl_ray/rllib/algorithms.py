@@ -149,6 +149,10 @@ class EpisodePolicyGradientConfig(AlgorithmConfig):
 class EpisodePolicyGradient(Algorithm):
     """Sample complete episodes, compare their returns, take a few clipped steps, sync."""
 
+    def __init__(self, config: AlgorithmConfig | dict[str, Any] | None = None, **kwargs: Any):
+        self._told = told_settings(config, self.get_default_config())
+        super().__init__(config, **kwargs)
+
     def training_step(self) -> None:
         started = time.perf_counter()
         with self.metrics.log_time((TIMERS, ENV_RUNNER_SAMPLING_TIMER)):
@@ -176,10 +180,6 @@ class EpisodePolicyGradient(Algorithm):
             local = self.env_runner_group.local_env_runner
             if local is not None:
                 local.set_state(self._policy_state())
-
-    def __init__(self, config: AlgorithmConfig | dict[str, Any] | None = None, **kwargs: Any):
-        self._told = told_settings(config, self.get_default_config())
-        super().__init__(config, **kwargs)
 
     def get_auto_filled_metrics(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """RLlib's, with the settings that were told as `config`, which Tune's `Result.config` is.
@@ -274,12 +274,15 @@ class EpisodePolicyGradient(Algorithm):
 
 def told_settings(config: AlgorithmConfig | dict[str, Any] | None, default: AlgorithmConfig) -> dict[str, Any]:
     """Settings that someone chose: those of a mapping, of a whole configuration all but RLlib's own defaults."""
-    given = config.to_dict() if isinstance(config, AlgorithmConfig) else dict(config or {})
-    stock, own = AlgorithmConfig().to_dict(), default.to_dict()
-    if not given.keys() >= stock.keys():
-        return {key: value for key, value in given.items() if not key.startswith("__")}  # without what Tune adds
-    kept = {key for key in own if key not in stock or own[key] != stock[key] or given[key] != stock[key]}
-    return {key: value for key, value in given.items() if key in kept and not callable(value)}
+    if isinstance(config, dict) and "class" in config:  # the state of one, from a checkpoint
+        config = AlgorithmConfig.from_state(config)
+    if not isinstance(config, AlgorithmConfig):
+        given = {key: value for key, value in (config or {}).items() if not key.startswith("__")}  # Tune's own
+    else:
+        whole, stock, own = config.to_dict(), AlgorithmConfig().to_dict(), default.to_dict()
+        kept = {key for key in own if key not in stock or own[key] != stock[key] or whole[key] != stock[key]}
+        given = {key: value for key, value in whole.items() if key in kept}
+    return {key: value for key, value in given.items() if not callable(value)}
 
 
 def sample_share(
