@@ -38,6 +38,10 @@ def build(cls: type[T], values: Mapping[str, Any], where: str) -> T:
             raise UserError(
                 f"{where}.{key}: unknown setting.{did_you_mean(key, fields)} Known: {', '.join(sorted(fields))}"
             )
+    absent, none = dataclasses.MISSING, "missing; expected a value, for there is no default"
+    for field in dataclasses.fields(cls):
+        if field.name not in values and field.default is absent and field.default_factory is absent:
+            raise UserError(f"{where}.{field.name}: {none}")
     return cls(**{key: _convert(hints[key], value, f"{where}.{key}") for key, value in values.items()})
 
 

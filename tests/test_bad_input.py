@@ -99,6 +99,68 @@ SPECS: dict[str, tuple[Any, str]] = {
     "a device that is none": (changed(DISCOVER, config__device="gpu"), "device"),
     "data that is not there": (changed(PRETRAIN, config__data="nowhere"), "nowhere"),
     "a seed that is text": (changed(DISCOVER, config__seed="one"), "expected an integer"),
+    "no base model": (changed(DISCOVER, config={"preset": "tiny"}), "config.base: missing"),
+    "the ant without data": (
+        changed(DISCOVER, config={"base": "ant", "env": "irl_ray/AntPinpad-v0"}),
+        "irl-ray collect",
+    ),
+    "a task to end on that is none": (changed(PRETRAIN, config__post_task="text"), "text"),
+    "a task of another world": (changed(DISCOVER, config__post_task="post_a1"), "colours"),
+    "an encoder that is none": (changed(PRETRAIN, config__model={"encoder": "text"}), "encoder"),
+    "a metric that is a number": (
+        changed(DISCOVER, scheduler="asha", scheduler_config={"metric": 3, "max_t": 3}),
+        "name of a metric",
+    ),
+    "nothing to reduce by": (
+        changed(DISCOVER, scheduler="asha", scheduler_config={"metric": "kl", "max_t": 3, "reduction_factor": 1}),
+        "reduction_factor",
+    ),
+    "a stop that never comes": (changed(INTERNAL, stop={"training_iteration": float("nan")}), "finite"),
+    "a wish at the end": (changed(INTERNAL, checkpoint_config={"checkpoint_at_end": "yes"}), "true or false"),
+    "a seed beyond all": (changed(INTERNAL, config__seed=10**30), "2**32"),
+    "a norm that is none": (changed(INTERNAL, config__grad_clip_by="bla"), "grad_clip_by"),
+    "the old stack": (changed(INTERNAL, config__enable_rl_module_and_learner=False), "has no effect"),
+    "several agents": (changed(INTERNAL, config__multiagent={"policies": ["a"]}), "has no effect"),
+    "an evaluation of another kind": (changed(INTERNAL, config__evaluation_config={"gamma": 0.9}), "evaluation_config"),
+    "an evaluation that is cold": (
+        changed(INTERNAL, config__evaluation_config={"action_temperature": -1}),
+        "evaluation_config",
+    ),
+    "an evaluation that is a list": (changed(INTERNAL, config__evaluation_config=[1]), "evaluation_config"),
+    "weights that are a list": (changed(INTERNAL, config__metacontroller=[1]), "got [1]"),
+    "a world that is a number": ({"run": "PPO", "env": "CartPole-v1", "config": {"env_config": 3}}, "env_config"),
+    "a list for checkpoints": (
+        {"run": "PPO", "env": "CartPole-v1", "checkpoint_freq": 2, "checkpoint_config": [1]},
+        "checkpoint_config",
+    ),
+    "runners that are text": ({"run": "PPO", "env": "CartPole-v1", "config": {"num_env_runners": "two"}}, "config"),
+    "a model of nothing": ({"run": "PPO", "env": "CartPole-v1", "config": {"model": {"grid_search": 3}}}, "model"),
+    "a layer misspelt": (
+        {"run": "PPO", "env": "CartPole-v1", "config": {"model_config": {"fcnet_hiden": [3]}}},
+        "'fcnet_hiddens'",
+    ),
+    "a learner that is not there": (
+        {"run": "PPO", "env": "CartPole-v1", "config": {"_learner_class": "nope.X"}},
+        "cannot be imported",
+    ),
+    "one of several that is not there": (
+        {"run": "PPO", "env": "CartPole-v1", "config": {"learner_class": {"grid_search": ["nope.X"]}}},
+        "be imported",
+    ),
+    "a callback that is not there": (
+        {"run": "PPO", "env": "CartPole-v1", "config": {"callbacks_on_episode_end": "nope.x"}},
+        "cannot be imported",
+    ),
+    "two names of one setting": (
+        {"run": "PPO", "env": "CartPole-v1", "config": {"num_workers": 1, "num_env_runners": 2}},
+        "config.num_workers",
+    ),
+    "an old key of an experiment": (changed(INTERNAL, local_dir="x"), "--storage-path"),
+    "codes without weights": ({"run": "PPO", "env": "irl_ray/Internal-v0"}, "metacontroller"),
+    "codes of a strange setting": (
+        {"run": "PPO", "env": "irl_ray/Internal-v0", "config": {"env_config": {"metacontroler": "gridworld"}}},
+        "Did you mean 'metacontroller'",
+    ),
 }
 
 
@@ -186,6 +248,20 @@ LINES: dict[str, tuple[Callable[[list[str]], int], list[str], str]] = {
     "evaluate on no task": (
         rllib, ["evaluate", "gridworld", "--episodes", "1", "--env-config", '{"tasks": "post_four"}'], "post_four"
     ),
+    "no samples": (rllib, ["train", "file", "in/good.json", "--num-samples", "-1"], "--num-samples"),
+    "checkpoints every minus one": (rllib, ["train", "file", "in/good.json", "--checkpoint-freq", "-1"], "frequency"),
+    "no checkpoint to keep": (rllib, ["train", "file", "in/good.json", "--keep-checkpoints-num", "0"], "num_to_keep"),
+    "a file and a run": (rllib, ["train", "file", "in/good.json", "--run", "PPO"], "--run PPO"),
+    "evaluate by a seed below zero": (rllib, ["evaluate", "gridworld", "--seed", "-1"], "--seed"),
+    "evaluate at a threshold of none": (rllib, ["evaluate", "gridworld", "--switch-threshold", "nan"], "[0, 1]"),
+    "evaluate at a temperature of text": (
+        rllib, ["evaluate", "gridworld", "--config", '{"action_temperature": "x"}'], "above 0"
+    ),
+    "evaluate in a world of three": (rllib, ["evaluate", "gridworld", "--config", '{"env_config": 3}'], "env_config"),
+    "evaluate in a world it does not know": (
+        rllib, ["evaluate", "gridworld", "--env-config", '{"preset": "medium"}'], "another world"
+    ),
+    "a picture without a name": (rllib, ["evaluate", "gridworld", "--render", ""], "--render"),
     "an example that is not there": (rllib, ["example", "get", "gridworld_intrnal"], "Did you mean"),
     "an example to run that is not there": (rllib, ["example", "run", "gridworld_intrnal"], "Did you mean"),
     "a card of nothing": (irl_ray, ["card", "antt"], "Did you mean 'ant'"),

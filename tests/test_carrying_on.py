@@ -390,7 +390,7 @@ def test_a_moved_project_is_carried_on_for_longer(tmp_path: Path, tiny_weights: 
         (["--config", '{"lr": 1}'], "metacontroller"),
         (["--config", '{"metacontroller": "nowhere"}'], "no weights there"),
         (["--stop", '{"sucess": 1}'], "reports no sucess"),
-        (["--stop", '{"training_iteration": "x"}'], "expected a number"),
+        (["--stop", '{"training_iteration": "x"}'], "expected a finite number"),
     ):
         assert main(["resume", str(folder), *wrong]) == 2
         said = capsys.readouterr().err

@@ -77,6 +77,7 @@ def test_a_class_is_found_beside_the_file(own: str, tmp_path: Path):
     creator = environments._global_registry.get("env_creator", f"{own}.Own")
     assert creator({"length": 7}).length == 7
     assert str(tmp_path) in environments.FOLDERS
+    assert sys.path.index(str(tmp_path)) > sys.path.index(next(p for p in sys.path if "site-packages" in p))
 
 
 def test_a_module_with_an_id_is_found_beside_the_file(own: str, tmp_path: Path):

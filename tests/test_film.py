@@ -92,6 +92,22 @@ def test_bad_names_are_refused_before_anything_is_computed(tmp_path, monkeypatch
         assert flag in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("good, drawn", [([], 19), ([4, 7], 4)])
+def test_the_first_that_succeeds_is_drawn_else_the_last(good, drawn, monkeypatch):
+    walked = []
+
+    def walk(env, agent, seed, frames=None):
+        walked.append(seed)
+        if frames is not None:
+            frames.append(np.full((1, 1, 3), seed, np.uint8))
+        return seed in good
+
+    monkeypatch.setattr(film, "_walk", walk)
+    monkeypatch.setattr(film, "Agent", lambda *given: None)
+    (frame,) = film.record(None, gridworld([3, 6], 0).world, 0, True)
+    assert frame[0, 0, 0] == walked[-1] == drawn and walked[:-1] == list(range(drawn + 1))
+
+
 def pictures() -> list[np.ndarray]:
     """An episode of three steps, with its end held."""
     env = gridworld([3, 6], 0)

@@ -4,6 +4,8 @@ is said to one experiment of several."""
 from __future__ import annotations
 
 import json
+import pickle
+import shutil
 import sys
 from argparse import Namespace
 from pathlib import Path
@@ -18,6 +20,8 @@ from irl_ray.cli import experiment, old_options
 from irl_ray.cli.addresses import addressed, meant_for
 from irl_ray.cli.rllib import _apply_flags, main, parser
 from irl_ray.errors import UserError
+
+TRUSTED = ["evaluate", "--trust-pickle"]
 
 
 def one_line(capsys: pytest.CaptureFixture, *words: str) -> None:
@@ -108,7 +112,7 @@ def test_arguments_behind_two_dashes(tmp_path: Path, monkeypatch: pytest.MonkeyP
         ("x = 1\nraise KeyError('lost')\n", "line 2: KeyError: 'lost'"),
         ("x = 1\n\nconfig = (\n", "line 3: SyntaxError"),
         ("import nowhere\n", "line 1: ModuleNotFoundError"),
-        ("config = 3\n", "an AlgorithmConfig"),
+        ("config = 3\n", "an algorithm's configuration"),
     ],
 )
 def test_a_python_file_that_fails_costs_one_line(text: str, told: str, tmp_path: Path, capsys: pytest.CaptureFixture):
@@ -200,7 +204,7 @@ def left_always(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_checkpoints_of_rllibs_own_algorithms_are_evaluated(left_always: Path, tmp_path: Path):
     """Whoever pushes to the left alone falls within eleven steps; anyone who draws does not."""
     out = tmp_path / "x.json"
-    assert main(["evaluate", str(left_always), "--episodes", "12", "--out", str(out)]) == 0
+    assert main([*TRUSTED, str(left_always), "--episodes", "12", "--out", str(out)]) == 0
     told = json.loads(out.read_text())
     assert (told["algorithm"], told["environment"], told["episodes"]) == ("PPO", "CartPole-v1", 12)
     assert 8 <= told["episode_return_min"] <= told["episode_return_mean"] <= told["episode_return_max"] <= 11
@@ -214,7 +218,7 @@ def test_checkpoints_of_rllibs_own_algorithms_are_evaluated(left_always: Path, t
         "--out",
         str(out),
     ]
-    assert main(["evaluate", str(left_always / "PPO_x" / "checkpoint_000000"), "--episodes", "3", *flags]) == 0
+    assert main([*TRUSTED, str(left_always / "PPO_x" / "checkpoint_000000"), "--episodes", "3", *flags]) == 0
     told = json.loads(out.read_text())
     assert told["environment"] == "CartPole-v0" and told["episode_return_mean"] == 5
 
@@ -231,8 +235,30 @@ def test_checkpoints_of_rllibs_own_algorithms_are_evaluated(left_always: Path, t
 )
 def test_mistakes_in_such_an_evaluation_cost_one_line(left_always, flags, told, capsys: pytest.CaptureFixture):
     capsys.readouterr()
-    assert main(["evaluate", str(left_always), "--episodes", "1", *flags]) == 2
+    assert main([*TRUSTED, str(left_always), "--episodes", "1", *flags]) == 2
     one_line(capsys, told)
+
+
+class Malicious:
+    """Runs when it is unpickled."""
+
+    def __reduce__(self) -> tuple:
+        return Path.touch, (Path("pwned"),)
+
+
+@pytest.mark.parametrize("beside", [True, False])
+def test_no_pickle_is_read_beside_an_artefact_nor_unasked(
+    beside: bool, tiny_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+):
+    monkeypatch.chdir(tmp_path)
+    folder = shutil.copytree(tiny_weights, tmp_path / "x") if beside else tmp_path / "x"
+    (folder / "checkpoint_0").mkdir(parents=True)
+    (folder / "checkpoint_0" / "class_and_ctor_args.pkl").write_bytes(pickle.dumps(Malicious()))
+    flags = ["--trust-pickle"] if beside else []
+    code = main(["evaluate", str(folder), "--episodes", "2", "--prior", *flags])
+    assert not (tmp_path / "pwned").exists()
+    assert code == (0 if beside else 2)
+    assert beside or "--trust-pickle" in capsys.readouterr().err
 
 
 def test_settings_of_an_evaluation_of_ours(tiny_weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -145,9 +146,10 @@ def test_told_settings_are_those_that_someone_chose():
     given = {"lr": 3e-3, "env_config": {"preset": "tiny"}}
     assert told_settings({**given, "__trial_info__": 1}, default) == given and told_settings(None, default) == {}
     whole = InternalRLConfig().training(lr=1e-3).env_runners(num_env_runners=3)  # 1e-3 is RLlib's default, not ours
-    for told in (told_settings(whole, default), told_settings(whole.to_dict(), default)):
+    for given in (whole, whole.to_dict(), whole.get_state()):  # as Python, Tune and a checkpoint have it
+        told = told_settings(given, default)
         assert (told["lr"], told["num_env_runners"], told["metacontroller"]) == (1e-3, 3, "gridworld")
-        assert len(told) < 30 < len(AlgorithmConfig().to_dict())
+        assert len(told) < 30 < len(AlgorithmConfig().to_dict()) and json.dumps(told)
 
 
 @pytest.mark.parametrize("by_name", [True, False])

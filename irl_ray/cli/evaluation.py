@@ -25,7 +25,7 @@ def evaluate(options: argparse.Namespace) -> int:
     """Prints success with its standard error, and writes a film and JSON where asked."""
     if options.episodes < 1:
         raise UserError(f"--episodes: expected a positive number, got {options.episodes}")
-    if options.render:
+    if options.render is not None:
         film.check(options.render)
         if (options.prior, options.switch_threshold, options.action_temperature) != (False, None, None):
             raise UserError("--render shows the agent as it was trained; leave out the other flags that change it")
@@ -119,4 +119,6 @@ def evaluation_world(agent: Artefact, overrides: dict[str, Any]) -> PinpadSpec:
         if phase in agent.provenance:
             trained = agent.provenance[phase].get("env_config", {})
             world = merge(world, {k: v for k, v in trained.items() if k != "preset"})
+    if "preset" in overrides:
+        return world_spec(env_id(agent.world), overrides, "--env-config")
     return world_spec(env_id(agent.world), merge(world, overrides), "--env-config")

@@ -28,6 +28,7 @@ from types import ModuleType
 from typing import Any
 
 import gymnasium as gym
+import torch
 import yaml
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.tune import schedulers
@@ -40,9 +41,9 @@ from irl_ray.cli.metrics import closest
 from irl_ray.cli.text import each_once
 from irl_ray.config import merge, without_numpy
 from irl_ray.data.shards import read_manifest
-from irl_ray.data.sources import check_data
+from irl_ray.data.sources import check_data, how_to_collect
 from irl_ray.envs.pinpad import PinpadSpec
-from irl_ray.envs.worlds import world_spec
+from irl_ray.envs.worlds import AntSpec, world_spec
 from irl_ray.errors import UserError, did_you_mean
 from irl_ray.internal.internal_env import check_world
 from irl_ray.models import weights
@@ -194,7 +195,7 @@ def parse(name: str, spec: Any, where: str, override: Mapping[str, Any] | None =
     here = f"{where}: {name}"
     if not isinstance(spec, Mapping):
         raise UserError(f"{here}: expected a mapping with the keys {', '.join(KEYS)}")
-    spec, translated = old_files.spec(spec)
+    spec, translated = old_files.spec(spec, here)
     _known(spec, KEYS, here)
     run = spec.get("run")
     names = trainables.runnable_names()
@@ -219,14 +220,14 @@ def parse(name: str, spec: Any, where: str, override: Mapping[str, Any] | None =
         run=run,
         config=config,
         stop=stop_criteria(spec.get("stop"), f"{here}.stop"),
-        checkpoint=_checkpoint(spec.get("checkpoint_config"), f"{here}.checkpoint_config"),
-        num_samples=_positive(spec.get("num_samples", 1), f"{here}.num_samples"),
+        checkpoint=checkpoint_settings(spec.get("checkpoint_config"), f"{here}.checkpoint_config"),
+        num_samples=positive(spec.get("num_samples", 1), f"{here}.num_samples"),
         scheduler=scheduler_name(spec.get("scheduler", "fifo"), f"{here}.scheduler"),
         scheduler_config=_mapping(spec.get("scheduler_config"), f"{here}.scheduler_config"),
         translated=translated,
     )
-    check_metrics(experiment, here)
     check_scheduler(experiment, here)
+    check_metrics(experiment, here)
     check_config(experiment, where)
     return experiment
 
@@ -237,7 +238,12 @@ def check_name(name: str, where: str) -> None:
     Raises:
         UserError: naming it.
     """
-    if not name.strip(" .") or not name.isprintable() or set(name) & set("/\\?#%") or len(name.encode()) > LONGEST:
+    if (
+        not re.search(r"\w", name)
+        or not name.isprintable()
+        or set(name) & set("/\\?#%")
+        or len(name.encode()) > LONGEST
+    ):
         raise UserError(
             f"{where}: {name!r}: an experiment's name becomes a folder in --storage-path; expected at most {LONGEST} "
             "bytes with a letter or digit among them, and none of / \\ ? # %"
@@ -279,9 +285,14 @@ def check_scheduler(experiment: Experiment, here: str) -> None:
         raise UserError(f"{here}: expected a `metric`, such as gate_score, and `max_t`, the steps of a whole trial")
     if given.get("mode", "max") not in ("max", "min"):
         raise UserError(f"{here}.mode: expected max or min, got {given['mode']!r}")
+    for key in ("metric", "time_attr"):
+        if not isinstance(given.get(key, ""), str):
+            raise UserError(f"{here}.{key}: expected the name of a metric, got {given[key]!r}")
     numbers = {key: given[key] for key in ("max_t", "grace_period", "reduction_factor", "brackets") if key in given}
     for key, value in numbers.items():
-        _positive(value, f"{here}.{key}")
+        positive(value, f"{here}.{key}")
+    if numbers.get("reduction_factor", 2) < 2:
+        raise UserError(f"{here}.reduction_factor: expected at least 2, got {numbers['reduction_factor']}")
     if numbers.get("grace_period", 1) > numbers["max_t"]:
         raise UserError(
             f"{here}.grace_period: expected at most max_t={numbers['max_t']}, got {numbers['grace_period']}"
@@ -305,6 +316,7 @@ def check_config(experiment: Experiment, where: str) -> None:
                 config = trainables.PHASE_CONFIGS[experiment.run](variant)
                 if experiment.awaited is None:
                     _check_layer(config)
+                    _check_gates(experiment, variant, config)
             return
         trainables.refuse_unused(experiment.run, settings)
         experiment.config, told = old_files.settings(trainables.algorithm_config(experiment.run), experiment.config)
@@ -318,12 +330,12 @@ def check_config(experiment: Experiment, where: str) -> None:
             if experiment.run not in trainables.EPISODIC and opened.get(repr(env)) != world:
                 environments.check(experiment.run, env or trainables.algorithm_config(experiment.run).env, world)
                 opened[repr(env)] = world
-            config = built_algorithm_config(experiment.run, variant)
-            if experiment.awaited is None and hasattr(config, "weights_name"):
-                _check_environment(config)
             in_evaluation = variant.get("evaluation_config")
             if experiment.run in trainables.EPISODIC and in_evaluation:
                 _check_evaluation(experiment.run, variant, in_evaluation)
+            config = built_algorithm_config(experiment.run, variant)
+            if experiment.awaited is None and hasattr(config, "weights_name"):
+                _check_environment(config)
     except UserError as error:
         raise UserError(f"{where}: {experiment.name}: {error}") from None
 
@@ -348,6 +360,15 @@ def _check_layer(config: Any) -> None:
             raise UserError(f"metacontroller.layer={layer}: the base model has layers 0..{told['base']['layers']}")
 
 
+def _check_gates(experiment: Experiment, variant: Mapping[str, Any], config: Any) -> None:
+    """Refuses, before anything is trained, a shape or a task that the world does not have."""
+    world = _world_of(experiment, variant)
+    replace(world, tasks=config.post_task)
+    if experiment.run == "Pretrain":
+        with torch.device("meta"):  # which computes nothing
+            weights.new_base(config.model, world)
+
+
 def check_demonstrations(experiment: Experiment, where: str) -> None:
     """Refuses to start where the demonstrations are not there, or of another world: a file may be written without.
 
@@ -357,11 +378,14 @@ def check_demonstrations(experiment: Experiment, where: str) -> None:
     if experiment.run not in trainables.PHASES:
         return
     for variant in variants(experiment.config):
+        world = _world_of(experiment, variant)
+        if isinstance(world, AntSpec) and variant.get("data") is None:
+            clean = experiment.run != "Pretrain"
+            raise UserError(f"{where}: {experiment.name}.data: missing; {how_to_collect(world, 'data/ant', clean)}")
         for key in FOLDER_KEYS:
             if not isinstance(variant.get(key), str):
                 continue
             try:
-                world = _world_of(experiment, variant)
                 if world is None:  # of weights that are yet to be made
                     read_manifest(variant[key])
                 else:
@@ -570,7 +594,7 @@ def scored(attribute: str) -> dict[str, str]:
     return {"checkpoint_score_attribute": attribute.removeprefix("min-"), "checkpoint_score_order": order}
 
 
-def _checkpoint(value: Any, here: str) -> dict[str, Any]:
+def checkpoint_settings(value: Any, here: str) -> dict[str, Any]:
     settings = _mapping(value, here)
     _known(settings, CHECKPOINT_KEYS, here)
     score, order = settings.get("checkpoint_score_attribute"), settings.get("checkpoint_score_order")
@@ -584,10 +608,12 @@ def _checkpoint(value: Any, here: str) -> dict[str, Any]:
         given = settings.get(key)
         if given is not None and (type(given) is not int or given < least):
             raise UserError(f"{here}.{key}: expected a whole number of at least {least}, got {given!r}")
+    if not isinstance(settings.get("checkpoint_at_end", True), bool):
+        raise UserError(f"{here}.checkpoint_at_end: expected true or false, got {settings['checkpoint_at_end']!r}")
     return settings
 
 
-def _positive(value: Any, here: str) -> int:
+def positive(value: Any, here: str) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise UserError(f"{here}: expected a positive integer, got {value!r}")
     return value
@@ -598,8 +624,10 @@ def _from_python(path: Path, override: Mapping[str, Any], arguments: Sequence[st
     module = _run_python(path, arguments)
     environments.carry(known)
     config = getattr(module, "config", None)
-    if not isinstance(config, AlgorithmConfig):
-        raise UserError(f"{path}: expected a module-level `config` that is an AlgorithmConfig")
+    if not isinstance(config, AlgorithmConfig) or config.algo_class is None:
+        raise UserError(
+            f"{path}: expected a module-level `config` that is an algorithm's configuration, such as PPOConfig()"
+        )
     standard = config.algo_class.get_default_config().to_dict()
     given = without_numpy(config.to_dict())
     changed = {key: value for key, value in given.items() if value != standard.get(key)}
@@ -618,9 +646,14 @@ def _run_python(path: Path, arguments: Sequence[str]) -> ModuleType:
         spec.loader.exec_module(module)
     except UserError:
         raise
+    except SystemExit as error:
+        if not error.code:
+            raise  # as after --help
+        raise UserError(f"{path}: ended by itself ({error.code}); expected a module-level `config`") from None
     except Exception as error:
         steps = traceback.extract_tb(error.__traceback__)
-        lines = [step.lineno for step in steps if Path(step.filename) == path] or [getattr(error, "lineno", None)]
+        here = [step.lineno for step in steps if Path(step.filename).resolve() == path.resolve()]
+        lines = here or [getattr(error, "lineno", None)]
         told = " ".join(str(error).split())
         raise UserError(f"{path}, line {lines[-1]}: {type(error).__name__}: {told}") from error
     finally:

@@ -94,6 +94,7 @@ REPLAY_BUFFERS = {
     "ReplayBuffer": "EpisodeReplayBuffer",
 }
 REPLAY_SETTINGS = ("type", "capacity", "alpha", "beta", "batch_size_B", "batch_length_T", "max_seq_len")
+MODEL_KEYS = {field.name for field in dataclasses.fields(DefaultModelConfig)}
 MODEL_RENAMED = {"post_fcnet_hiddens": "head_fcnet_hiddens", "post_fcnet_activation": "head_fcnet_activation"}
 LEARNING_RATES = {
     "actor_learning_rate": "actor_lr",
@@ -118,6 +119,12 @@ EXPERIMENT_KEYS = {
     "keep_checkpoints_num": "num_to_keep",
     "checkpoint_score_attr": "checkpoint_score_attribute",
 }
+EXPERIMENT_KEYS_GONE = {
+    **dict.fromkeys(("local_dir", "storage_path", "upload_dir"), "type --storage-path FOLDER in place of it"),
+    **dict.fromkeys(("resources_per_trial", "trial_resources"), "leave it out; settings tell what a trial needs: "
+                    "num_env_runners, num_cpus_per_env_runner, num_learners, num_gpus_per_learner"),
+    "restore": "type rllib resume FOLDER in place of it",
+}  # fmt: skip
 METRICS = {  # of results
     "episode_reward_mean": "env_runners/episode_return_mean",
     "episode_reward_min": "env_runners/episode_return_min",
@@ -151,13 +158,19 @@ def imported(path: str, here: str) -> Any:
         ) from None
 
 
-def spec(given: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """An experiment whose older keys for checkpoints are moved to `checkpoint_config`; what was translated."""
+def spec(given: Mapping[str, Any], here: str) -> tuple[dict[str, Any], list[str]]:
+    """An experiment whose older keys for checkpoints are moved to `checkpoint_config`; what was translated.
+
+    Raises:
+        UserError: `here`, for keys that are gone.
+    """
+    for key in given.keys() & EXPERIMENT_KEYS_GONE.keys():
+        raise UserError(f"{here}.{key}: {EXPERIMENT_KEYS_GONE[key]}")
     old = {key: value for key, value in given.items() if key in EXPERIMENT_KEYS}
     if not old:
         return dict(given), []
     if not isinstance(given.get("checkpoint_config") or {}, Mapping):
-        raise UserError(f"checkpoint_config: expected a mapping, got {given['checkpoint_config']!r}")
+        raise UserError(f"{here}.checkpoint_config: expected a mapping, got {given['checkpoint_config']!r}")
     moved = {EXPERIMENT_KEYS[key]: value for key, value in old.items()}
     rest = {key: value for key, value in given.items() if key not in old}
     rest["checkpoint_config"] = {**moved, **(given.get("checkpoint_config") or {})}
@@ -226,6 +239,12 @@ def settings(defaults: AlgorithmConfig, config: Mapping[str, Any]) -> tuple[dict
         elif new_stack and key == "model" and not _is_default(defaults, key, options):
             put("_model_config", _model(value), key)
             told.append("model -> model_config")
+        elif new_stack and key in ("model_config", "_model_config") and isinstance(value, Mapping):
+            for inner in value.keys() - MODEL_KEYS:  # a module of one's own may have others
+                close = did_you_mean(inner, MODEL_KEYS, 0.8)
+                if close:
+                    raise UserError(f"config.model_config.{inner}: unknown key.{close}")
+            put("_model_config", value, key)
         elif new_stack and key == "observation_filter" and any(option in FILTERS for option in options):
             connectors = [mean_std_filter if option in FILTERS else None for option in options]
             put("_env_to_module_connector", connectors[0] if options == [value] else {"grid_search": connectors}, key)
@@ -335,10 +354,9 @@ def _model(value: Any) -> Any:
         raise UserError(f"config.model: expected a mapping of settings, got {value!r}")
     if value.keys() <= {"grid_search", "choice"} and value:
         return {kind: [_model(option) for option in _options(value)] for kind in value}
-    known = {field.name for field in dataclasses.fields(DefaultModelConfig)}
     made = {MODEL_RENAMED.get(key, key): inner for key, inner in value.items()}
-    made = {key: v for key, v in made.items() if key in known or v != MODEL_DEFAULTS.get(key, NotProvided)}
-    strange = [key for key in made if key not in known]
+    made = {key: v for key, v in made.items() if key in MODEL_KEYS or v != MODEL_DEFAULTS.get(key, NotProvided)}
+    strange = [key for key in made if key not in MODEL_KEYS]
     if strange:
         raise UserError(
             f"config.model: {', '.join(strange)}: RLlib's networks have it no longer; leave it out, wrap the "

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import math
 import os
 import sys
 from functools import partial
@@ -144,6 +145,8 @@ def train(options: argparse.Namespace) -> int:
     from irl_ray.cli import experiment as files
 
     if options.source == "file":
+        if options.run:
+            raise UserError(f"--run {options.run}: a file names its own; leave one of the two out")
         if not options.files:
             raise UserError("train file: which one? Such as: rllib train file gridworld_internal")
         told = {**(options.config or {}), **({"env": options.env} if options.env else {})}
@@ -166,8 +169,8 @@ def train(options: argparse.Namespace) -> int:
             files.check_name(experiment.name, where)
             if options.env:
                 files.check_config(experiment, where)
-            files.check_metrics(experiment, where)
             files.check_scheduler(experiment, where)
+            files.check_metrics(experiment, where)
             files.check_demonstrations(experiment, where)
             if experiment.translated:
                 print(f"{experiment.name}: names of an older RLlib: {', '.join(experiment.translated)}", flush=True)
@@ -201,7 +204,7 @@ def _refuse_shared_flags(experiments: list[Any], where: str, options: argparse.N
 
 def _apply_flags(experiment: Any, options: argparse.Namespace, names: list[str]) -> None:
     """Flags win over the file, and only when given."""
-    from irl_ray.cli.experiment import scheduler_name, scored, stop_criteria
+    from irl_ray.cli.experiment import checkpoint_settings, positive, scheduler_name, stop_criteria
 
     if options.env:
         experiment.config["env"] = options.env
@@ -210,8 +213,8 @@ def _apply_flags(experiment: Any, options: argparse.Namespace, names: list[str])
         experiment.stop = stop if stop or not options.stop else experiment.stop
     if options.experiment_name is not None:
         experiment.name = options.experiment_name
-    if options.num_samples:
-        experiment.num_samples = options.num_samples
+    if options.num_samples is not None:
+        experiment.num_samples = positive(options.num_samples, "--num-samples")
     if options.scheduler is not None:
         experiment.scheduler = scheduler_name(options.scheduler, "--scheduler")
         experiment.scheduler_config = {} if experiment.scheduler == "fifo" else experiment.scheduler_config
@@ -221,10 +224,10 @@ def _apply_flags(experiment: Any, options: argparse.Namespace, names: list[str])
         "checkpoint_frequency": options.checkpoint_freq,
         "checkpoint_at_end": options.checkpoint_at_end,
         "num_to_keep": options.keep_checkpoints_num,
+        "checkpoint_score_attribute": options.checkpoint_score_attr,
     }
-    experiment.checkpoint |= {key: value for key, value in flags.items() if value is not None}
-    if options.checkpoint_score_attr is not None:
-        experiment.checkpoint |= scored(options.checkpoint_score_attr)
+    given = {key: value for key, value in flags.items() if value is not None}
+    experiment.checkpoint |= checkpoint_settings(given, "command line")
 
 
 def resume(options: argparse.Namespace) -> int:
@@ -255,7 +258,7 @@ def evaluate(options: argparse.Namespace) -> int:
 
 
 def _settings_as_flags(options: argparse.Namespace) -> None:
-    """`evaluate --env X --config JSON` for agents of ours, of whose settings few matter when they act."""
+    """`evaluate --env X --config JSON` for agents of ours, of whose settings few matter when they act; checked."""
     from irl_ray.envs.worlds import GRIDWORLD_ID
     from irl_ray.models import weights
 
@@ -270,6 +273,16 @@ def _settings_as_flags(options: argparse.Namespace) -> None:
             )
         if getattr(options, key) is None or key == "seed":
             setattr(options, key, value)
+    if not isinstance(options.env_config or {}, dict):
+        raise UserError(f"env_config: expected a mapping of settings, got {options.env_config!r}")
+    if type(options.seed) is not int or options.seed < 0:
+        raise UserError(f"--seed: expected a whole number of at least 0, got {options.seed!r}")
+    for name, least, most in (("switch_threshold", 0, 1), ("action_temperature", 1e-9, math.inf)):
+        value = getattr(options, name)
+        number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if value is not None and not (number and math.isfinite(value) and least <= value <= most):
+            span = "in [0, 1]" if most == 1 else "above 0"
+            raise UserError(f"--{name.replace('_', '-')}: expected a number {span}, got {value!r}")
 
 
 def example(options: argparse.Namespace) -> int:

@@ -37,16 +37,16 @@ def stock_checkpoint(name: str) -> Path | None:
 
 def evaluate(options: argparse.Namespace, checkpoint: Path) -> int:
     """Prints the mean return of whole episodes with its standard error, and writes JSON where asked."""
-    for flag in ("prior", "switch_threshold", "action_temperature", "render"):
-        if getattr(options, flag) not in (None, False):
-            raise UserError(
-                f"--{flag.replace('_', '-')}: is for agents of irl_ray; {checkpoint} is RLlib's; leave it out"
-            )
     if not options.trust_pickle:
         raise UserError(
             f"{checkpoint}: a checkpoint of RLlib's own, which holds pickles, and these run code when they are read; "
             "if you made it yourself, type --trust-pickle"
         )
+    for flag in ("prior", "switch_threshold", "action_temperature", "render"):
+        if getattr(options, flag) not in (None, False):
+            raise UserError(
+                f"--{flag.replace('_', '-')}: is for agents of irl_ray; {checkpoint} is RLlib's; leave it out"
+            )
     if options.episodes < 1:
         raise UserError(f"--episodes: expected a positive number, got {options.episodes}")
     from irl_ray.cli import runner

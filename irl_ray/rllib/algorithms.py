@@ -276,13 +276,12 @@ def told_settings(config: AlgorithmConfig | dict[str, Any] | None, default: Algo
     """Settings that someone chose: those of a mapping, of a whole configuration all but RLlib's own defaults."""
     if isinstance(config, dict) and "class" in config:  # the state of one, from a checkpoint
         config = AlgorithmConfig.from_state(config)
-    if not isinstance(config, AlgorithmConfig):
-        given = {key: value for key, value in (config or {}).items() if not key.startswith("__")}  # Tune's own
-    else:
-        whole, stock, own = config.to_dict(), AlgorithmConfig().to_dict(), default.to_dict()
-        kept = {key for key in own if key not in stock or own[key] != stock[key] or whole[key] != stock[key]}
-        given = {key: value for key, value in whole.items() if key in kept}
-    return {key: value for key, value in given.items() if not callable(value)}
+    given = config.to_dict() if isinstance(config, AlgorithmConfig) else dict(config or {})
+    stock, own = AlgorithmConfig().to_dict(), default.to_dict()
+    kept = {key for key in given if not key.startswith("__")}  # without what Tune adds
+    if given.keys() >= stock.keys():
+        kept = {key for key in own if key not in stock or own[key] != stock[key] or given[key] != stock[key]}
+    return {key: value for key, value in given.items() if key in kept and not callable(value)}
 
 
 def sample_share(

@@ -41,6 +41,10 @@ UNUSED = {  # RLlib's settings that internal and raw RL never read, and what to 
     "num_gpus": "write num_gpus_per_learner",
     "entropy_coeff_schedule": "write entropy_coeff",
     **dict.fromkeys(("input", "input_", "output"), "episodes are sampled and not stored; leave it out"),
+    **dict.fromkeys(("multiagent", "policies", "policy_mapping_fn"), "there is one agent; leave it out"),
+    **dict.fromkeys(("enable_rl_module_and_learner", "enable_env_runner_and_connector_v2"),
+                    "they run on the new API stack; leave it out"),
+    "replay_buffer_config": "episodes are used once; leave it out",
 }  # fmt: skip
 POSITIVE = ("lr", "clip_param", "action_temperature", "sample_timeout_s",
             "evaluation_sample_timeout_s")  # fmt: skip
@@ -58,7 +62,7 @@ def check_used(config: AlgorithmConfig) -> None:
         return
     fresh = vars(type(config)())
     for key, advice in UNUSED.items():
-        if key in fresh and getattr(config, key) != fresh[key]:
+        if key not in ("policies", "policy_mapping_fn") and key in fresh and getattr(config, key) != fresh[key]:
             raise UserError(f"config.{key.strip('_')}: has no effect on {type(config).__name__}: {advice}")
 
 
@@ -93,9 +97,14 @@ def check_numbers(config: AlgorithmConfig) -> None:
             raise UserError(f"{here}: expected {'a whole' if kind is int else 'a finite'} number, got {value!r}")
         if key in POSITIVE and value <= 0:
             raise UserError(f"{here}: expected a number above 0, got {value!r}")
+        if key == "seed" and value >= 2**32:
+            raise UserError(f"{here}: expected below 2**32, got {value!r}")
         least = 1 if key in AT_LEAST_ONE else 0
         if value < least:
             raise UserError(f"{here}: expected at least {least}, got {value!r}")
+
+    if config.grad_clip_by not in ("value", "norm", "global_norm"):
+        raise UserError(f"config.grad_clip_by: expected value, norm or global_norm, got {config.grad_clip_by!r}")
 
 
 def _kinds(cls: type) -> dict[str, type]:
