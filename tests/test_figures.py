@@ -21,7 +21,7 @@ import torch
 
 from irl_ray.analysis import comparison
 from irl_ray.analysis.results import TrialResult, read
-from irl_ray.analysis.statistics import smoothed, success_after
+from irl_ray.analysis.statistics import episodes_to_half, smoothed, success_after
 from irl_ray.cli.rllib import main
 from irl_ray.data.floors import action_floors
 from irl_ray.data.gridworld import GridworldExpert
@@ -291,6 +291,27 @@ FIGURES = [
         lambda: [*map(rewarded, runs("gridworld_raw_seeds")), len(runs("gridworld_raw_seeds")[0].curve)],
     ),
     Figure(
+        "not one success, all {} updates skipped",
+        lambda: [
+            unrewarded(t) if unrewarded(t) == t.metrics["num_updates_skipped_lifetime"] else -1
+            for t in runs("gridworld_raw")[:1]
+        ],
+    ),
+    Figure(
+        "asked for at every raw step; after 25,600; 50,176; 100,352 episodes, each seed (2026-11-26, beside other "
+        "jobs) | | {}, {}, {}; {}, {}, {}; {}, {}, {} |",
+        lambda: [v for n in (25_600, 50_176, 100_352) for v in after("gridworld_internal_every_step", n)],
+    ),
+    Figure(
+        "learn, late and by chance: {}, {} and {} after 100,352 episodes (seeds 0–2, still rising), where RL that is "
+        "asked at switches has {} and was half way there after {}.",
+        lambda: [
+            *after("gridworld_internal_every_step", 100_352),
+            median(after(GRID, 100_352)),
+            median([episodes_to_half(t.learning_curve) for t in runs(GRID)]),
+        ],
+    ),
+    Figure(
         "β = 1) and RL over its codes, 100,352 episodes: median; first update | about 0 | {}; {} |",
         lambda: [
             median(after("gridworld_forced", 100_352)),
@@ -453,7 +474,8 @@ FIGURES = [
     ),
     Figure("after 40,960 it has {}. In the paper's world", lambda: [median(after(ANT, 40_960))]),
     Figure(
-        "small gridworld, lr 3e-5, seeds 0–2, {}, {} and {} of {}; ant, lr 1e-5 and 1e-4, {} and {} of {}; paper's "
+        "small gridworld, lr 3e-5, seeds 0–2, {}, {} and {} of {} (at temperature .3, lr 3e-5 and 3e-4, none); ant, "
+        "lr 1e-5 and 1e-4, {} and {} of {}; paper's "
         "world, 3e-5 and 3e-4, none of {},",
         lambda: [
             *map(rewarded, runs("gridworld_raw_seeds")),

@@ -55,7 +55,8 @@ def methods(results: Results, world: str) -> dict[str, list[TrialResult]]:
         for trial in experiment.trials:
             if trial.curve and trial.world == world and trial.finished:
                 groups.setdefault(method_of(experiment.run, trial), []).append(trial)
-    return dict(sorted(groups.items(), key=lambda item: -np.median([final_success(t) for t in item[1]])))
+    best_first = lambda item: (-np.median([final_success(t) for t in item[1]]), -len(item[1]))  # noqa: E731
+    return dict(sorted(groups.items(), key=best_first))
 
 
 def final_success(trial: TrialResult) -> float:
