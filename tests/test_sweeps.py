@@ -152,9 +152,8 @@ def test_told_settings_are_those_that_someone_chose():
         assert len(told) < 30 < len(AlgorithmConfig().to_dict()) and json.dumps(told)
 
 
-@pytest.mark.parametrize("by_name", [True, False])
-def test_tune_keeps_the_settings_of_a_result(by_name: bool, tiny_weights: Path, tmp_path: Path, monkeypatch):
-    """`tune.Tuner` over the algorithm, by name or not, as a user's own script has it."""
+def test_tune_keeps_the_settings_of_a_result(tiny_weights: Path, tmp_path: Path, monkeypatch):
+    """`tune.Tuner` over the algorithm by its name, as a user's own script has it."""
     monkeypatch.setenv("RAY_AIR_NEW_OUTPUT", "0")
     given = {
         "env": "irl_ray/GridPinpad-v0",
@@ -163,18 +162,15 @@ def test_tune_keeps_the_settings_of_a_result(by_name: bool, tiny_weights: Path, 
         "train_batch_episodes": 8,
     }
     settings = tune.RunConfig(storage_path=str(tmp_path), stop={"training_iteration": 1}, verbose=0)
+    rates = [1e-5, 3e-3]
     ray.shutdown()
     ray.init("local", num_cpus=1, include_dashboard=False, log_to_driver=False)
     try:
         irl_ray.register_everything()
-        rates = [1e-5, 3e-3] if by_name else [1e-5]
-        space = {**given, "lr": tune.grid_search(rates)} if by_name else InternalRLConfig().update_from_dict(given)
-        results = tune.Tuner("InternalRL" if by_name else InternalRL, param_space=space, run_config=settings).fit()
+        space = {**given, "lr": tune.grid_search(rates)}
+        results = tune.Tuner("InternalRL", param_space=space, run_config=settings).fit()
     finally:
         ray.shutdown()
     assert not results.errors
-    if by_name:
-        assert sorted((r.config for r in results), key=lambda c: c["lr"]) == [{**given, "lr": rate} for rate in rates]
-    else:
-        assert given.items() <= results[0].config.items()
+    assert sorted((r.config for r in results), key=lambda c: c["lr"]) == [{**given, "lr": rate} for rate in rates]
     assert all((Path(r.path) / "result.json").stat().st_size < 5000 for r in results)
