@@ -20,6 +20,7 @@ from irl_ray.phases.training import Phase
 @pytest.fixture
 def elsewhere(monkeypatch: pytest.MonkeyPatch) -> OtherDevice:
     monkeypatch.setattr(torch, "Generator", OtherGenerator)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch, "set_float32_matmul_precision", lambda precision: None)
     with OtherDevice() as mode:
         yield mode
