@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -531,10 +532,11 @@ def test_a_machine_that_leaves_before_a_trial_is_placed_costs_a_bounded_wait(tmp
     if shutil.which("unshare") is None or subprocess.run([*alone, "true"], capture_output=True).returncode:
         pytest.skip("this system does not let its users make process namespaces")
     write(tmp_path, INTERNAL.format(iterations=1, weights=tiny_weights) + "    num_env_runners: 1\n")
-    process = subprocess.run(
-        [*alone, sys.executable, "-c", LEAVES], cwd=tmp_path, capture_output=True, text=True, timeout=300,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-    )  # fmt: skip
+    with tempfile.TemporaryDirectory() as short:  # where it notes its cluster, and nobody else looks for one
+        process = subprocess.run(
+            [*alone, sys.executable, "-c", LEAVES], cwd=tmp_path, capture_output=True, text=True, timeout=300,
+            env={**os.environ, "PYTHONPATH": str(ROOT), "RAY_TMPDIR": short},
+        )  # fmt: skip
     assert process.returncode == 2, process.stderr
     assert "No trial can run: each needs 2 CPU, the cluster has 1" in process.stdout
     assert "no trial could run for" in process.stderr and "Traceback" not in process.stderr

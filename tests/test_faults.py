@@ -70,6 +70,7 @@ def cluster() -> Iterator[Cluster]:
 @pytest.fixture(scope="module")
 def undisturbed(tiny_weights: Path) -> tuple[list[dict], torch.Tensor]:
     """The same run in one process without any fault."""
+    ray.init("local", num_cpus=1, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     algorithm = internal(tiny_weights, 0).build_algo()
     found = trained(algorithm, 5)
     assert sum(result["success_rate"] for result in found[0]) > 0  # else nothing was learned
