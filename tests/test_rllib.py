@@ -138,10 +138,10 @@ def test_the_loss_is_that_of_a_plain_loop_and_shares_add_up(tiny_weights):
 def test_a_batch_in_which_all_episodes_did_alike_changes_nothing(returns, tiny_weights, monkeypatch):
     """Neither the policy nor AdamW's momentum, which would carry the policy on; it is counted."""
     algorithm = internal(tiny_weights).build_algo()
-    skipped = lambda: algorithm.metrics.peek("num_updates_skipped_lifetime")  # noqa: E731
-    rewarded = lambda: algorithm.metrics.peek("num_updates_with_reward_lifetime")  # noqa: E731
+    skipped = lambda: algorithm.metrics.peek("num_updates_skipped_lifetime", default=0)  # noqa: E731
+    rewarded = lambda: algorithm.metrics.peek("num_updates_with_reward_lifetime", default=0)  # noqa: E731
     updates = 0
-    while updates - (skipped() or 0) < 1:
+    while updates - skipped() < 1:
         assert (updates := updates + 1) < 20
         algorithm.train()
     before, seen = fingerprint(algorithm.get_module().policy), (rewarded(), skipped())
