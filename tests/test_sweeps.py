@@ -21,12 +21,18 @@ from irl_ray.rllib.algorithms import told_settings
 from irl_ray.rllib.trainables import trainable_of
 
 
-def made(params: dict, name: str = "InternalRL", number: int = 3, env: str | None = "irl_ray/GridPinpad-v0") -> Trial:
+def made(
+    params: dict,
+    name: str = "InternalRL",
+    number: int = 3,
+    env: str | None = "irl_ray/GridPinpad-v0",
+    run: str = "1a2b3",
+) -> Trial:
     """A trial as Tune makes it."""
     return Trial(
         name,
         config={"env": env} if env else {},
-        trial_id=f"1a2b3_{number:05d}",
+        trial_id=f"{run}_{number:05d}",
         experiment_tag=str(number),
         evaluated_params=params,
         trial_dirname_creator=labels.folder_name,
@@ -53,6 +59,13 @@ def test_folders_keep_them_too_and_tell_their_trainable():
     assert labels.label_of_folder(folder) == labels.label(trial) == "3 lr=1e-05 env_config.seed=3 seed=1 co_training=x"
     assert labels.label(made({})) == labels.label_of_folder(made({}).custom_dirname) == "3"
     assert len(made({f"setting_{i}": i for i in range(99)}).custom_dirname) < 200
+
+
+def test_a_run_whose_id_has_no_letter_is_no_trial_number():
+    """One in ten of Tune's ids, five hexadecimal digits, is a number."""
+    trial = made({"seed": 0}, run="59418")
+    assert labels.label_of_folder(trial.custom_dirname) == labels.label(trial) == "3 seed=0"
+    assert labels.label(made({"metacontroller": f"/runs/{trial.custom_dirname}/workers"})) == "3 seed=0"
 
 
 def test_what_starts_from_a_sweep_shows_its_settings():

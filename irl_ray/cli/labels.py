@@ -21,7 +21,7 @@ from ray.tune.utils import date_str
 from irl_ray.analysis.results import shown_name
 
 LONGEST = 160  # characters of a folder's name, which file systems hold to 255
-_FOLDER = re.compile(r"_\d{5}_(?P<number>\d+)(_(?P<settings>.*))?_\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d$")
+_FOLDER = re.compile(r"_[0-9a-f]{5}_\d{5}_(?P<number>\d+)(_(?P<settings>.*))?_\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d$")
 
 
 def folder_name(trial: Trial) -> str:
