@@ -91,6 +91,17 @@ def check_at_least(config: Any, **bounds: float) -> None:
             raise UserError(f"{name}: expected at least {bound:g}, got {value}")
 
 
+def check_share(config: Any, *names: str) -> None:
+    """Refuses numbers of a dataclass that are not in [0, 1].
+
+    Raises:
+        UserError: naming the setting.
+    """
+    for name in names:
+        if not 0 <= getattr(config, name) <= 1:
+            raise UserError(f"{name}: expected in [0, 1], got {getattr(config, name)}")
+
+
 def check_above_zero(config: Any, *names: str) -> None:
     """Refuses numbers of a dataclass that are not above zero.
 

@@ -7,11 +7,13 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from reference import ReferencePinpad, path_length
+from reference import MOVES, ReferencePinpad, path_length
 
 from irl_ray.data.floors import action_floors, next_colour_priors
 from irl_ray.data.gridworld import GridworldExpert
+from irl_ray.data.trajectories import random_starts
 from irl_ray.envs.pinpad import PinpadSpec
+from irl_ray.errors import UserError
 
 SPEC = PinpadSpec(5, 6, 1, 60, "three_pairs")
 
@@ -69,6 +71,50 @@ def test_all_optimal_actions_are_equally_likely():
     for action in range(4):
         frequency = (taken == action).float().mean()
         assert abs(frequency - own[:, action].mean()) < 0.01
+
+
+def test_ties_by_rule_make_the_expert_deterministic():
+    """The first of the shortest ways, in the order up, right, down, left: on no step is anything left to chance."""
+    by_rule = GridworldExpert(SPEC, ties="rule")
+    batch = by_rule.sample(50, torch.Generator().manual_seed(4))
+    for i in range(50):
+        for reference, t in replay(SPEC, batch, i):
+            goal = reference.colours[reference.task[reference.progress]]
+            blocked = (reference.walls | set(reference.colours)) - {goal}
+            lengths = []
+            for down, right in MOVES.values():
+                cell = (reference.agent[0] + down, reference.agent[1] + right)
+                inside = 0 <= cell[0] < 5 and 0 <= cell[1] < 5 and cell not in blocked
+                length = path_length(5, blocked, cell, goal) if inside else None
+                lengths.append(np.inf if length is None else length)
+            assert int(batch.action[i, t]) == int(np.argmin(lengths))
+    assert action_floors(by_rule, batch)["oracle"] == 0.0
+    with pytest.raises(UserError, match="ties"):
+        GridworldExpert(SPEC, ties="fair")
+
+
+@given(st.integers(0, 1000), st.sampled_from([0.0, 0.5, 1.0]))
+def test_windows_are_the_rest_of_the_walk(seed, share):
+    random = torch.Generator().manual_seed(seed)
+    batch = GridworldExpert(SPEC).sample(6, random)
+    start = random_starts(batch.mask, share, random)
+    assert share or not bool(start.any())
+    windows = batch.since(start)
+    for i, (begin, length) in enumerate(zip(start.tolist(), batch.mask.sum(1).tolist())):
+        kept = length - begin
+        assert kept >= 1 and windows.mask[i].tolist() == [t < kept for t in range(windows.mask.shape[1])]
+        for name in ("action", "leg", "subgoal"):
+            assert getattr(windows, name)[i, :kept].equal(getattr(batch, name)[i, begin:length])
+        assert windows.observation[i, : kept + 1].equal(batch.observation[i, begin : length + 1])
+
+
+def test_windows_begin_anywhere_and_as_often_as_asked():
+    random = torch.Generator().manual_seed(0)
+    mask = torch.arange(10)[None] < torch.full((4000, 1), 8)
+    start = random_starts(mask, 0.8, random)
+    counts = start.bincount(minlength=8) / 4000
+    assert start.max() == 7
+    torch.testing.assert_close(counts, torch.tensor([0.3] + [0.1] * 7), atol=0.02, rtol=0)
 
 
 def test_stream_is_endless_reproducible_and_resumable():

@@ -35,36 +35,46 @@ def policy():
     return made
 
 
-def by_hand(agent, seed, codes, threshold=0.5, temperature=1.0):
-    """Algorithms 1 and 2 for one episode, in the parallel form, one decision per switch."""
+def by_hand(agent, seed, codes, threshold=0.5, temperature=1.0, clean_slate=False):
+    """Algorithms 1 and 2 for one episode, in the parallel form, one decision per switch.
+
+    With a clean slate both halves of the base model read the observations since the last decision alone; what was
+    perceived before it stays in the switch's memory.
+    """
     base, meta = agent.base, agent.metacontroller
     raw = vector_env(WORLD, 1)
     observation, _ = raw.reset(seed=[seed])
     uniforms = np.random.default_rng([seed, 1]).random(raw.world.horizon + 1)
-    seen, controlled, observed_at_switch, code, over, used = [], [], [], None, False, 0
+    seen, perceived, controlled, observed_at_switch, code, over, used = [], [], [], [], None, False, 0
+    lower = lambda: base.lower(base.embed(torch.stack(seen, 1)), meta.layer)[:, -1]  # noqa: E731
     while not over:
         seen.append(torch.from_numpy(observation))
-        residual = base.lower(base.embed(torch.stack(seen, 1)), meta.layer)
-        memory = meta.memory(residual)
-        beta = 1.0 if code is None else float(meta.switch(residual[:, -1], memory[:, -1], code))
+        perceived.append(lower())
+        memory = meta.memory(torch.stack(perceived, 1))
+        beta = 1.0 if code is None else float(meta.switch(perceived[-1], memory[:, -1], code))
         if beta >= threshold:
             code, used = codes[used][None], used + 1
-            observed_at_switch.append(residual[0, -1])
-        controlled.append(meta.control(residual[:, -1], code))
+            observed_at_switch.append(perceived[-1][0])
+            if clean_slate:
+                seen, controlled = seen[-1:], []
+        controlled.append(meta.control(lower(), code))
         logits = base.action_inputs(base.upper(torch.stack(controlled, 1), meta.layer))[:, -1]
-        action = sample_actions(logits / temperature, torch.tensor([uniforms[len(seen) - 1]]))
+        action = sample_actions(logits / temperature, torch.tensor([uniforms[len(perceived) - 1]]))
         observation, _, terminated, truncated, _ = raw.step(action.numpy())
         over = bool(terminated[0] | truncated[0])
-    return torch.stack(observed_at_switch), len(seen)
+    return torch.stack(observed_at_switch), len(perceived)
 
 
 @pytest.mark.parametrize("threshold, temperature", [(0.5, 1.0), (0.45, 0.2), (0.55, 4.0)])
 @pytest.mark.parametrize("mixer", ["transformer", "hawk"])
-def test_internal_episode_equals_the_algorithm_by_hand(tiny_world, mixer, threshold, temperature):
-    agent, acting = make_agent(tiny_world, mixer), {"threshold": threshold, "action_temperature": temperature}
+@pytest.mark.parametrize("slate", [{}, {"clean_slate": True}, {"clean_slate": True, "layer": 0}])
+def test_internal_episode_equals_the_algorithm_by_hand(tiny_world, mixer, threshold, temperature, slate):
+    shape = {key: slate[key] for key in slate.keys() & {"layer"}}
+    clean = slate.get("clean_slate", False)
+    agent, acting = make_agent(tiny_world, mixer, **shape), {"threshold": threshold, "action_temperature": temperature}
     for seed in range(6):
-        (episode,) = sample_code_episodes(agent, None, WORLD, [seed], **acting)
-        expected, raw_steps = by_hand(agent, seed, torch.from_numpy(episode.action), threshold, temperature)
+        (episode,) = sample_code_episodes(agent, None, WORLD, [seed], clean_slate=clean, **acting)
+        expected, raw_steps = by_hand(agent, seed, torch.from_numpy(episode.action), threshold, temperature, clean)
         assert episode.raw_steps == raw_steps
         torch.testing.assert_close(torch.from_numpy(episode.observation[:-1]), expected, atol=1e-4, rtol=1e-4)
 

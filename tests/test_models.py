@@ -14,7 +14,7 @@ from irl_ray.envs.pinpad import PinpadSpec
 from irl_ray.envs.worlds import gridworld_spec
 from irl_ray.errors import UserError
 from irl_ray.models.code_policy import CodePolicy, CodePolicyConfig
-from irl_ray.models.encoders import AbsoluteEncoder
+from irl_ray.models.encoders import ENCODERS, AbsoluteEncoder
 from irl_ray.models.hawk import linear_scan, parallel_scan
 from irl_ray.models.metacontroller import ControllerDecoder, Proposal
 from irl_ray.models.sequence_model import SequenceModelConfig
@@ -148,6 +148,19 @@ def run_meta(agent, observed, mask=None, threshold=None):
     return residual, agent.metacontroller(residual, mask, noise, threshold)
 
 
+@given(st.integers(0, 1000))
+def test_surroundings_do_not_tell_where_the_agent_is(seed):
+    """The whole scene shifted by a row and a column looks the same; to the egocentric encoder it does not."""
+    random = torch.Generator().manual_seed(seed)
+    places = torch.randperm(9, generator=random)[: WORLD.num_entities]  # of the upper left 3x3 cells
+    cells = places // 3 * 4 + places % 3
+    for name, alike in (("surroundings", True), ("egocentric", False)):
+        encoder = ENCODERS[name](WORLD, 8, 0.3)
+        assert encoder.rows(cells).unique().numel() == len(encoder.rows(cells)) == WORLD.num_entities - alike
+        assert int(encoder.rows(cells).max()) < encoder.num_rows
+        assert torch.allclose(encoder(cells[None]), encoder(cells[None] + 5)) == alike
+
+
 def test_switch_and_memory_are_causal_but_the_encoder_sees_the_future():
     agent = make_agent(WORLD)
     meta, observed = agent.metacontroller, observations(2, 8)
@@ -177,17 +190,17 @@ def test_switch_reads_the_integrated_code_not_the_proposal():
 def test_step_form_of_the_switch_equals_the_parallel_form():
     agent, observed = make_agent(WORLD), observations(3, 9)
     meta = agent.metacontroller
-    residual, controls = run_meta(agent, observed, threshold=0.5)
-    proposed = meta.propose(controls.proposal, torch.randn(3, 9, 4, generator=torch.Generator().manual_seed(0)))
+    residual, codes = run_meta(agent, observed, threshold=0.5)
+    proposed = meta.propose(codes.proposal, torch.randn(3, 9, 4, generator=torch.Generator().manual_seed(0)))
     state = meta.initial_state(3)
     for t in range(9):
         beta = meta.switch_step(residual[:, t], state)
         switched = beta >= 0.5
-        torch.testing.assert_close(switched.float(), controls.beta[:, t])
+        torch.testing.assert_close(switched.float(), codes.beta[:, t])
         state["code"][switched] = proposed[:, t][switched]
-        torch.testing.assert_close(state["code"], controls.code[:, t], **TOLERANCE)
+        torch.testing.assert_close(state["code"], codes.code[:, t], **TOLERANCE)
         controlled = meta.control(residual[:, t], state["code"])
-        torch.testing.assert_close(controlled, controls.residual[:, t], **TOLERANCE)
+        torch.testing.assert_close(controlled, meta.control(residual, codes.code)[:, t], **TOLERANCE)
 
 
 def test_padding_changes_nothing():
@@ -199,7 +212,7 @@ def test_padding_changes_nothing():
     noise = torch.randn(1, 6, 4, generator=torch.Generator().manual_seed(0))
     noise = torch.cat([noise, torch.zeros(1, 4, 4)], 1)
     masked = agent.metacontroller(residual, mask, noise)
-    torch.testing.assert_close(masked.residual[:, :6], alone.residual, **TOLERANCE)
+    torch.testing.assert_close(masked.code[:, :6], alone.code, **TOLERANCE)
     torch.testing.assert_close(masked.proposal.mean[:, :6], alone.proposal.mean, **TOLERANCE)
 
 
@@ -221,10 +234,10 @@ def test_the_summary_is_one_vector_of_the_whole_sequence():
         moved = (meta.summarise(changed, mask) - summary).abs().amax((1, 2)) > 1e-6
         assert moved.tolist() == [True, t < 4]
     by_step = make_agent(WORLD, summary="step")
-    _, controls = run_meta(by_step, observed)
+    _, codes = run_meta(by_step, observed)
     told = by_step.metacontroller.summarise(residual, mask)
     assert not torch.allclose(told[:, 0], told[:, 1])
-    assert controls.code.shape == (2, 7, 4)
+    assert codes.code.shape == (2, 7, 4)
 
 
 @pytest.mark.parametrize("wrong", [{"summary": "both"}, {"summary_layers": 0}, {"switch": "hard"}, {"rank": 0}])
@@ -237,9 +250,9 @@ def test_gumbel_switches_are_binary_and_carry_gradient():
     agent = make_agent(WORLD, switch="gumbel")
     meta = agent.metacontroller.requires_grad_(True)
     residual, mask = torch.randn(4, 7, 32), torch.ones(4, 7, dtype=torch.bool)
-    controls = meta(residual, mask, torch.randn(4, 7, 4), switch_noise=torch.rand(4, 7))
-    assert set(controls.beta.detach().round(decimals=4).unique().tolist()) <= {0.0, 1.0}
-    controls.code.sum().backward()
+    codes = meta(residual, mask, torch.randn(4, 7, 4), switch_noise=torch.rand(4, 7))
+    assert set(codes.beta.detach().round(decimals=4).unique().tolist()) <= {0.0, 1.0}
+    codes.code.sum().backward()
     assert float(meta.switch_context.weight.grad.abs().sum()) > 0
 
 
@@ -275,8 +288,8 @@ def test_attention_is_that_of_a_plain_loop():
 
 def test_forced_switch_takes_every_proposal():
     agent = make_agent(WORLD, forced_switch=True)
-    _, controls = run_meta(agent, observations(2, 5))
-    assert (controls.beta == 1).all()
+    _, codes = run_meta(agent, observations(2, 5))
+    assert (codes.beta == 1).all()
     state = agent.metacontroller.initial_state(2)
     for _ in range(3):
         assert (agent.metacontroller.switch_step(torch.randn(2, 32), state) == 1).all()

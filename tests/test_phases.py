@@ -11,12 +11,14 @@ from irl_ray.analysis.codes import switch_alignment, target_cells
 from irl_ray.analysis.control import SubgoalControllers
 from irl_ray.analysis.probe import probe_accuracy
 from irl_ray.data.gridworld import GridworldExpert
+from irl_ray.data.trajectories import random_starts
 from irl_ray.errors import UserError
 from irl_ray.models import weights
 from irl_ray.models.weights import fingerprint
 from irl_ray.phases.discover import Discover, discover_config
 from irl_ray.phases.pretrain import STATIC_EVERY, Pretrain, pretrain_config, pretraining_losses
 from irl_ray.phases.training import OptimizerConfig
+from irl_ray.seeding import torch_seed
 
 TEACHER = {"trajectories": 128, "weigh_after": 7, "min_contrast": 1.0, "fill_prior": True}
 
@@ -36,6 +38,32 @@ def test_pretraining_learns_what_the_visits_tell():
     assert before > 1.3
     assert gates["eval/action_nll"] < 0.9 * math.log(4)
     assert gates["eval/action_nll"] > gates["floor/bayes"] > gates["floor/oracle"]
+
+
+def test_pretraining_on_windows_is_pretraining_on_the_rest_of_the_walks(tiny_weights):
+    """Of a share of the walks; at 0 nothing is cut, and the same seed cuts the same for any number of length groups."""
+
+    def gradient(**changes):
+        phase = Pretrain(pretrain_config({"preset": "tiny", "start_from": str(tiny_weights), "seed": 3, **changes}))
+        phase.accumulate_gradients()
+        return phase, torch.cat([p.grad.flatten() for p in phase.base.parameters() if p.grad is not None])
+
+    shape = {"layers": 2, "mlp": 48}
+    whole, plain = gradient(model={"width": 32, "heads": 2, **shape})
+    cut, windows = gradient(model={"width": 32, "heads": 2, **shape}, window_share=1.0)
+    _, grouped = gradient(model={"width": 32, "heads": 2, **shape}, window_share=1.0, length_groups=1)
+    torch.testing.assert_close(windows, grouped, atol=1e-5, rtol=1e-3)
+    assert not torch.allclose(plain, windows, atol=1e-4)
+    batch = next(whole.demonstrations.batches(32, 3, "pretrain"))
+    rest = batch.since(
+        random_starts(batch.mask, 1.0, torch.Generator().manual_seed(torch_seed(3, "pretrain", "windows", 0)))
+    )
+    cut.base.zero_grad()
+    losses = pretraining_losses(cut.base, rest)
+    total = losses[0] + cut.config.observation_weight * losses[1] + cut.config.static_weight * losses[2]
+    (total / rest.mask.sum()).backward()
+    expected = torch.cat([p.grad.flatten() for p in cut.base.parameters() if p.grad is not None])
+    torch.testing.assert_close(windows, expected, atol=1e-5, rtol=1e-3)
 
 
 def test_pretraining_losses_are_those_of_a_plain_loop(tiny_weights, tiny_world):
@@ -58,10 +86,15 @@ def test_pretraining_losses_are_those_of_a_plain_loop(tiny_weights, tiny_world):
     torch.testing.assert_close(torch.stack(found), sums, atol=1e-3, rtol=1e-4)
 
 
+@pytest.mark.parametrize("layer", [0, 1])
+@pytest.mark.parametrize("cuts", [{}, {"cut_share": 0.6}, {"cut_share": 1.0, "cuts": 2}])
 @pytest.mark.parametrize("switch", ["soft", "gumbel"])
-def test_discovery_losses_are_those_of_a_plain_loop(switch, tiny_weights, tiny_world):
-    """Eq. 9 step by step: action NLL under the code in force, and the KL of every proposal, taken or not."""
-    phase = discover(tiny_weights, metacontroller={"switch": switch})
+def test_discovery_losses_are_those_of_a_plain_loop(switch, cuts, layer, tiny_weights, tiny_world):
+    """Eq. 9 step by step: action NLL under the code in force, and the KL of every proposal, taken or not.
+
+    Where pasts are cut, both halves of the base model read what follows the cut alone, and its NLL stands for all.
+    """
+    phase = discover(tiny_weights, metacontroller={"switch": switch, "layer": layer}, **cuts)
     base, meta = phase.agent.base, phase.agent.metacontroller
     batch = phase.demonstrations.sample(4, torch.Generator().manual_seed(3))
     phase._noise.manual_seed(9)
@@ -71,13 +104,16 @@ def test_discovery_losses_are_those_of_a_plain_loop(switch, tiny_weights, tiny_w
     shape = batch.mask.shape
     noise = torch.randn(*shape, meta.config.code_size, generator=phase._noise)
     uniform = torch.rand(shape, generator=phase._noise)
-    sums = torch.zeros(3)
+    share, sums = cuts.get("cut_share", 0.0), torch.zeros(3)
+    starts = [random_starts(batch.mask, share, phase._noise) for _ in range(cuts.get("cuts", 1))]
+    scale = batch.mask.sum() / sum(batch.since(start).mask.sum() for start in starts)
+    assert scale >= 1 / len(starts)
     with torch.no_grad():
         for row, length in enumerate(batch.mask.sum(1).tolist()):
             residual = base.embed(batch.observation[row : row + 1, :length])
             residual = base.lower(residual, meta.layer)
             summary = meta.summarise(residual, torch.ones(1, length, dtype=torch.bool))
-            hidden, code, steered = torch.zeros(1, 1, meta.config.memory_size), None, []
+            hidden, code, codes = torch.zeros(1, 1, meta.config.memory_size), None, []
             for t in range(length):
                 e, memory = residual[:, t], hidden[0]
                 mean, log_std = meta.encode(e, memory, summary[:, t])
@@ -92,10 +128,14 @@ def test_discovery_losses_are_those_of_a_plain_loop(switch, tiny_weights, tiny_w
                     torch.distributions.Normal(mean, log_std.exp()), torch.distributions.Normal(0.0, 1.0)
                 ).sum()
                 sums[2] += float(beta)
-                steered.append(e + (meta.decoder.matrix(code) @ e[..., None])[..., 0])
+                codes.append(code)
                 _, hidden = meta.gru(meta.norm(e)[:, None], hidden)
-            top = base.upper(torch.stack(steered, 1), meta.layer)
-            sums[0] -= base.action_inputs(top)[0].log_softmax(-1).gather(1, batch.action[row, :length, None]).sum()
+            for begin in (int(start[row]) for start in starts):
+                seen = base.lower(base.embed(batch.observation[row : row + 1, begin:length]), meta.layer)
+                matrices = torch.stack([meta.decoder.matrix(code) for code in codes[begin:]], 1)
+                top = base.upper(seen + (matrices @ seen[..., None])[..., 0], meta.layer)
+                taken = batch.action[row, begin:length, None]
+                sums[0] -= scale * base.action_inputs(top)[0].log_softmax(-1).gather(1, taken).sum()
     assert len(set(batch.mask.sum(1).tolist())) > 1
     torch.testing.assert_close(found, sums, atol=1e-3, rtol=1e-4)
 

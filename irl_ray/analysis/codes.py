@@ -16,7 +16,7 @@ from irl_ray.analysis.probe import probe_accuracy
 from irl_ray.data.trajectories import Trajectories
 from irl_ray.envs.pinpad import PinpadSpec
 from irl_ray.internal.rollout import roll_out
-from irl_ray.models.metacontroller import Controls
+from irl_ray.models.metacontroller import Codes
 from irl_ray.models.weights import Artefact
 
 
@@ -60,14 +60,14 @@ def subgoal_starts(batch: Trajectories) -> tuple[np.ndarray, np.ndarray]:
 
 
 @torch.no_grad()
-def controls_of(agent: Artefact, batch: Trajectories, threshold: float | None) -> tuple[Controls, float]:
+def codes_of(agent: Artefact, batch: Trajectories, threshold: float | None) -> tuple[Codes, float]:
     """The metacontroller's mean codes on demonstrations and the action NLL they give."""
     base, meta = agent.base, agent.metacontroller
     residual = base.lower(base.embed(batch.observation[:, :-1]), meta.layer)
     noise = residual.new_zeros(*batch.mask.shape, meta.config.code_size)
-    controls = meta(residual, batch.mask, noise, threshold)
-    top = base.upper(controls.residual, meta.layer)
-    return controls, float(-base.action_log_prob(top[batch.mask], batch.action[batch.mask]).mean())
+    codes = meta(residual, batch.mask, noise, threshold)
+    top = base.upper(meta.control(residual, codes.code), meta.layer)
+    return codes, float(-base.action_log_prob(top[batch.mask], batch.action[batch.mask]).mean())
 
 
 def code_meaning(codes: Tensor, batch: Trajectories, samples: int = 6000) -> dict[str, float]:
@@ -83,7 +83,10 @@ def code_meaning(codes: Tensor, batch: Trajectories, samples: int = 6000) -> dic
     code = codes.flatten(0, 1)[where]
     held_out = group % 2 == 1
     result, grid_size = {}, batch.world.grid_size
-    for name, labels in (("subgoal", batch.subgoal), ("action", batch.directions())):
+    probed = {"subgoal": batch.subgoal, "action": batch.directions()}
+    if batch.world.colours_per_subgoal > 1:
+        probed["target"] = batch.target()
+    for name, labels in probed.items():
         result[f"code_{name}_accuracy"] = float(probe_accuracy(code[None], labels.flatten()[where], group))
     counts = batch.subgoal.flatten()[where][held_out].bincount()
     result["code_subgoal_chance"] = float(counts.max() / counts.sum())
@@ -107,23 +110,45 @@ def target_cells(batch: Trajectories) -> Tensor:
     return batch.agent_cells()[:, 1:].gather(1, end.clamp(max=batch.mask.shape[1] - 1))
 
 
-def class_mean_codes(codes: Tensor, batch: Trajectories, num_subgoals: int) -> Tensor:
-    """Codes [B, T, z] -> [subgoals, z]: mean code in force under each ground-truth subgoal."""
-    code, subgoal = codes[batch.mask], batch.subgoal[batch.mask]
-    return torch.stack(
-        [code[subgoal == g].mean(0) if bool((subgoal == g).any()) else code.mean(0) for g in range(num_subgoals)]
-    )
+def class_mean_codes(codes: Tensor, batch: Trajectories, told: str = "subgoal") -> Tensor:
+    """Codes [B, T, z] -> [classes, z]: mean code in force under each ground-truth subgoal, or "target" colour."""
+    world = batch.world
+    count, labels = {
+        "subgoal": (world.num_subgoals, batch.subgoal),
+        "target": (world.num_colours, batch.target()),
+    }[told]
+    code, label = codes[batch.mask], labels[batch.mask]
+    return torch.stack([code[label == g].mean(0) if bool((label == g).any()) else code.mean(0) for g in range(count)])
 
 
 def injected_success(
-    agent: Artefact, codes: Tensor, world: PinpadSpec, episodes: int, seed: int, temperature: float = 1.0
+    agent: Artefact,
+    codes: Tensor,
+    world: PinpadSpec,
+    episodes: int,
+    seed: int,
+    temperature: float = 1.0,
+    told: str = "subgoal",
+    clean_slate: bool = False,
 ) -> float:
-    """Success when codes [subgoals, z] are put in force in the task's order."""
+    """Success when codes [classes, z] are put in force in the task's order.
+
+    Args:
+        agent: base model and metacontroller.
+        codes: one for each subgoal, or "target" colour.
+        world: with the task.
+        episodes: how many.
+        seed: of layouts and actions.
+        temperature: at which actions are drawn.
+        told: what a code is put in force for.
+        clean_slate: whether the base model's memory starts anew with every code.
+    """
 
     def steer(residual: Tensor, info: dict[str, Any]) -> Tensor:
-        return agent.metacontroller.control(residual, codes[torch.from_numpy(info["subgoal"]).clamp(min=0)])
+        return agent.metacontroller.control(residual, codes[torch.from_numpy(info[told]).clamp(min=0)])
 
-    return roll_out(agent.base, world, episodes, seed, agent.metacontroller.layer, steer, temperature).success_rate
+    layer, anew = agent.metacontroller.layer, told if clean_slate else None
+    return roll_out(agent.base, world, episodes, seed, layer, steer, temperature, anew=anew).success_rate
 
 
 def metacontroller_gates(
@@ -137,8 +162,8 @@ def metacontroller_gates(
         threshold: beta at or above it is a switch.
         tolerance: steps by which a switch may miss a subgoal change.
     """
-    soft, soft_nll = controls_of(agent, batch, None)
-    hard, hard_nll = controls_of(agent, batch, threshold)
+    soft, soft_nll = codes_of(agent, batch, None)
+    hard, hard_nll = codes_of(agent, batch, threshold)
     return {
         "eval/action_nll": soft_nll,
         "eval/action_nll_hard": hard_nll,
@@ -169,6 +194,10 @@ def alignment_and_meaning(beta: Tensor, code: Tensor, batch: Trajectories, toler
         **switch_alignment(switched, change, again, tolerance),
         **code_meaning(code, batch),
     }
+    if batch.world.colours_per_subgoal > 1:
+        legs = np.zeros_like(change)
+        legs[:, 1:] = ((batch.leg[:, 1:] != batch.leg[:, :-1]) & batch.mask[:, 1:]).numpy()
+        result["switch_f1_legs"] = switch_alignment(switched, legs, np.zeros_like(legs), tolerance)["switch_f1"]
     chance = result["code_subgoal_chance"]
     above = max(0.0, result["code_subgoal_accuracy"] - chance) / max(1e-9, 1 - chance)
     return {**result, "gate_score": result["switch_f1"] * above}

@@ -20,6 +20,8 @@ from irl_ray.models import weights
 from irl_ray.models.weights import Artefact
 from irl_ray.seeding import seed_sequence
 
+CHANGES = ("switch_threshold", "action_temperature", "clean_slate")  # flags that change how an agent acts
+
 
 def evaluate(options: argparse.Namespace) -> int:
     """Prints success with its standard error, and writes a film and JSON where asked."""
@@ -27,7 +29,7 @@ def evaluate(options: argparse.Namespace) -> int:
         raise UserError(f"--episodes: expected a positive number, got {options.episodes}")
     if options.render is not None:
         film.check(options.render)
-        if (options.prior, options.switch_threshold, options.action_temperature) != (False, None, None):
+        if options.prior or any(getattr(options, flag) is not None for flag in CHANGES):
             raise UserError("--render shows the agent as it was trained; leave out the other flags that change it")
     if options.out:
         check_writable(options.out, "--out")
@@ -51,7 +53,14 @@ def evaluate(options: argparse.Namespace) -> int:
         explore = not options.greedy or policy is None
         threshold = agent.switch_threshold if options.switch_threshold is None else options.switch_threshold
         episodes = sample_code_episodes(
-            agent, policy, world, seeds, threshold=threshold, action_temperature=temperature, explore=explore
+            agent,
+            policy,
+            world,
+            seeds,
+            threshold=threshold,
+            action_temperature=temperature,
+            clean_slate=options.clean_slate,
+            explore=explore,
         )
         acting = "policy over codes" if policy else "prior over codes, z ~ N(0, I)"
     success = episodes.success
@@ -91,7 +100,7 @@ def evaluate_expert(options: argparse.Namespace) -> int:
     """How often an expert does its tasks, with mean actions (`--greedy`) or sampled ones, and why not."""
     from irl_ray.data.collect import CAUSES, walk  # needs pyarrow
 
-    if options.render or options.prior or options.switch_threshold or options.action_temperature:
+    if options.render or options.prior or any(getattr(options, flag) for flag in CHANGES):
         raise UserError("evaluate: an expert has no codes and is not drawn; leave out the flags for agents")
     artefact = weights.load(options.checkpoint, "expert")
     world = evaluation_world(artefact, options.env_config or {})

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from irl_ray.analysis.codes import alignment_and_meaning, controls_of, subgoal_starts
+from irl_ray.analysis.codes import alignment_and_meaning, codes_of, subgoal_starts
 from irl_ray.analysis.control import control_success, train_controllers
 from irl_ray.analysis.injection import injection
 from irl_ray.analysis.probe import read_subgoals
@@ -181,9 +181,9 @@ def codes(options: argparse.Namespace, agent: Artefact) -> dict[str, Any]:
         soft = hard = found.switch.float()
         code = found.code
     else:
-        soft = controls_of(agent, batch, None)[0].beta
-        controls, _ = controls_of(agent, batch, agent.switch_threshold)
-        hard, code = controls.beta, controls.code
+        soft = codes_of(agent, batch, None)[0].beta
+        found, _ = codes_of(agent, batch, agent.switch_threshold)
+        hard, code = found.beta, found.code
     result = alignment_and_meaning(hard, code, batch, 5 if ant else 1)
     change, again = subgoal_starts(batch)
     result["examples"] = [

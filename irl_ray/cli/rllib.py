@@ -52,6 +52,11 @@ def parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--env-config", type=json_object, default=None, help="world settings, such as the tasks")
     evaluate.add_argument("--prior", action="store_true", help="draw codes from N(0, I) instead of the policy")
     evaluate.add_argument("--switch-threshold", type=float, help="in place of the policy's own")
+    evaluate.add_argument(
+        "--clean-slate",
+        action=argparse.BooleanOptionalAction,
+        help="start the base model's memory anew with every code, in place of the policy's own way",
+    )
     evaluate.add_argument("--action-temperature", type=float, help="in place of the policy's own")
     evaluate.add_argument("--greedy", action="store_true", help="take the policy's mean code")
     evaluate.add_argument("--seed", type=int, default=0)
@@ -265,7 +270,7 @@ def _settings_as_flags(options: argparse.Namespace) -> None:
     lives_in = weights.described(options.checkpoint).get("environment", GRIDWORLD_ID)
     if options.env not in (None, lives_in):
         raise UserError(f"--env {options.env}: {options.checkpoint} acts in {lives_in} alone; leave it out")
-    known = ("env_config", "switch_threshold", "action_temperature", "seed")
+    known = ("env_config", "switch_threshold", "action_temperature", "clean_slate", "seed")
     for key, value in (options.config or {}).items():
         if key not in known:
             raise UserError(

@@ -42,7 +42,7 @@ def evaluate(options: argparse.Namespace, checkpoint: Path) -> int:
             f"{checkpoint}: a checkpoint of RLlib's own, which holds pickles, and these run code when they are read; "
             "if you made it yourself, type --trust-pickle"
         )
-    for flag in ("prior", "switch_threshold", "action_temperature", "render"):
+    for flag in ("prior", "switch_threshold", "action_temperature", "clean_slate", "render"):
         if getattr(options, flag) not in (None, False):
             raise UserError(
                 f"--{flag.replace('_', '-')}: is for agents of irl_ray; {checkpoint} is RLlib's; leave it out"

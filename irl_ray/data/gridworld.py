@@ -11,30 +11,36 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from irl_ray.data.trajectories import Trajectories
 from irl_ray.envs import pinpad
 from irl_ray.envs.pinpad import PinpadSpec
+from irl_ray.errors import UserError
 from irl_ray.seeding import torch_seed
 
 POOL = 8
+TIES = ("free", "rule")
 
 
 class GridworldExpert:
     """Samples trajectories of the shortest-path expert on fresh layouts.
 
-    The expert takes each optimal action with equal probability; with probability `noise` it
-    takes a random action that does not end the episode instead (C.4.4).
+    The expert takes each optimal action with equal probability, or the first of them where ties are broken by
+    rule; with probability `noise` it takes a random action that does not end the episode instead (C.4.4).
 
     Args:
         spec: the world and its tasks.
         noise: ε of the expert, in [0, 1].
         device: where the arrays live.
+        ties: "free" or "rule": up before right before down before left.
     """
 
-    def __init__(self, spec: PinpadSpec, noise: float = 0.0, device: str | torch.device = "cpu"):
-        self.spec, self.noise, self.device = spec, noise, torch.device(device)
+    def __init__(self, spec: PinpadSpec, noise: float = 0.0, device: str | torch.device = "cpu", ties: str = "free"):
+        if ties not in TIES:
+            raise UserError(f"ties: expected one of {', '.join(TIES)}, got {ties!r}")
+        self.spec, self.noise, self.device, self.ties = spec, noise, torch.device(device), ties
         self.table = torch.as_tensor(pinpad.next_cells(spec.grid_size), device=self.device)
         legs = max(len(task) for task in spec.tasks)
         padded = [task + (task[-1],) * (legs - len(task)) for task in spec.tasks]
@@ -118,10 +124,11 @@ class GridworldExpert:
                 yield pool.select(rows)
             skip = 0
 
-    @staticmethod
-    def _choose(after: Tensor, uniform) -> Tensor:
-        """Uniformly one of the actions whose successor is nearest. after: [B, 4] -> [B]."""
+    def _choose(self, after: Tensor, uniform) -> Tensor:
+        """One of the actions whose successor is nearest. after: [B, 4] -> [B]."""
         optimal = after == after.amin(1, keepdim=True)
+        if self.ties == "rule":
+            return optimal.int().argmax(1)
         return torch.where(optimal, uniform(*after.shape), -1.0).argmax(1)
 
     def action_probabilities(self, batch: Trajectories) -> Tensor:
@@ -133,4 +140,6 @@ class GridworldExpert:
             self.table[position][:, :, None, :], colours[:, None], rows[:, None, None, None]
         ]  # [B, T, O, A]
         optimal = (after == after.amin(-1, keepdim=True)).float()
+        if self.ties == "rule":
+            return F.one_hot(optimal.argmax(-1), pinpad.NUM_ACTIONS).float()
         return optimal / optimal.sum(-1, keepdim=True)

@@ -46,7 +46,13 @@ def check_data(world: PinpadSpec, folder: str, clean: bool = False) -> None:
 
 
 def open_demonstrations(
-    world: PinpadSpec, data: str | None, *, noise: float = 0.0, truth: bool = False, device: str = "cpu"
+    world: PinpadSpec,
+    data: str | None,
+    *,
+    noise: float = 0.0,
+    ties: str = "free",
+    truth: bool = False,
+    device: str = "cpu",
 ) -> Demonstrations:
     """The endless stream of the gridworld's expert, or the shards in a folder.
 
@@ -54,6 +60,7 @@ def open_demonstrations(
         world: whose demonstrations are wanted.
         data: folder of shards; None for the stream.
         noise: ε of the stream's expert.
+        ties: how the stream's expert chooses between equally short paths.
         truth: whether ground truth is read from shards, for analysis.
         device: of the stream.
 
@@ -63,7 +70,7 @@ def open_demonstrations(
     if data is None:
         if env_id(world) != GRIDWORLD_ID:
             raise UserError(f"config.data: missing; {how_to_collect(world, 'data/ant')}")
-        return GridworldExpert(world, noise, device)
+        return GridworldExpert(world, noise, device, ties)
     from irl_ray.data.shards import StoredDemonstrations  # needs pyarrow, which a gridworld does not
 
     stored = StoredDemonstrations(data, truth)

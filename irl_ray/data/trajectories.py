@@ -73,6 +73,12 @@ class Trajectories:
         order = self.mask.sum(1).argsort()
         return [self.select(rows) for rows in order.chunk(parts)]
 
+    def target(self) -> Tensor:
+        """int64 [B, T]: the colour that is gone for, -1 on padding. Ground truth."""
+        longest = max(map(len, self.world.tasks))
+        tasks = torch.tensor([(*t, *[-1] * (longest - len(t))) for t in self.world.tasks], device=self.leg.device)
+        return tasks[self.task[:, None], self.leg.clamp(max=longest - 1)].masked_fill(~self.mask, -1)
+
     def agent_cells(self) -> Tensor:
         """int64 [B, T+1]: the cell the agent is in."""
         if not isinstance(self.world, AntSpec):
@@ -92,17 +98,22 @@ class Trajectories:
         kept, length = F.pad(self.entered(), (0, 1)), self.mask.sum(1, keepdim=True)
         kept = kept.scatter(1, length, True)  # the last observation of all is one too
         order = (~kept).int().argsort(dim=1, stable=True)[:, : int(kept.sum(1).max())]
+        return self._at(order, kept.gather(1, order)[:, 1:])
+
+    def since(self, start: Tensor) -> Trajectories:
+        """The same walks from a step on, int64 [B], as if they had begun there: windows of them."""
+        steps = shifted(start, self.action.shape[1] + 1)
+        padded = F.pad(self.mask, (0, 1))
+        return self._at(steps, pick(padded, steps[:, :-1]))
+
+    def _at(self, order: Tensor, mask: Tensor) -> Trajectories:
+        """The observations numbered `order` [B, K+1], and what belongs to all of these steps but the last."""
         steps = order[:, :-1].clamp(max=self.action.shape[1] - 1)
-
-        def pick(values: Tensor, at: Tensor) -> Tensor:
-            at = at.reshape(*at.shape, *[1] * (values.dim() - 2))
-            return values.gather(1, at.expand(-1, -1, *values.shape[2:]))
-
         return replace(
             self,
             observation=pick(self.observation, order),
             action=pick(self.action, steps),
-            mask=kept.gather(1, order)[:, 1:],
+            mask=mask,
             leg=pick(self.leg, steps),
             subgoal=pick(self.subgoal, steps),
         )
@@ -118,6 +129,29 @@ class Trajectories:
         following = torch.where(moved, steps, len(steps) - 1).flip(1).cummin(1).values.flip(1)
         step = cells.gather(1, following + 1) - cells.gather(1, following)
         return torch.where(step == -size, 0, torch.where(step == 1, 1, torch.where(step == size, 2, 3)))
+
+
+def pick(values: Tensor, at: Tensor) -> Tensor:
+    """Of values [B, T, ...] the steps numbered `at`, int64 [B, K], in each row: [B, K, ...]."""
+    at = at.reshape(*at.shape, *[1] * (values.dim() - 2))
+    return values.gather(1, at.expand(-1, -1, *values.shape[2:]))
+
+
+def shifted(start: Tensor, steps: int) -> Tensor:
+    """Numbers of the steps from `start` [B] on, int64 [B, steps]; past the end the last one is repeated."""
+    return (start[:, None] + torch.arange(steps, device=start.device)).clamp(max=steps - 1)
+
+
+def random_starts(mask: Tensor, share: float, random: torch.Generator) -> Tensor:
+    """Where contexts begin, int64 [B]: in a `share` of the rows at a step drawn uniformly, else at 0.
+
+    Args:
+        mask: bool [B, T], true on real steps.
+        share: of rows that are cut.
+        random: on the device of the mask.
+    """
+    cut, where = torch.rand(2, len(mask), generator=random, device=mask.device)
+    return torch.where(cut < share, (where * mask.sum(1)).long(), 0)
 
 
 class Demonstrations(Protocol):

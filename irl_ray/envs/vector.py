@@ -199,6 +199,7 @@ class PinpadVectorEnv(gym.vector.VectorEnv):
             "task": self.task.copy(),
             "leg": self.leg.copy(),
             "subgoal": self._subgoals[self.task, self.leg],
+            "target": self._tasks[self.task, self.leg],
             **ends,
         }
         return {**info, **{f"_{name}": everyone for name in info}}

@@ -70,6 +70,9 @@ class Agent:
                     noise = mean + log_std.exp() * noise if self.explore else mean
                 self._meta["code"].copy_(noise)
                 self.decisions += 1
+                if policy is not None and policy.config.clean_slate:
+                    self._base = base.initial_state(1, MAX_STEPS)
+                    residual = base.lower_step(observed, self._base, meta.layer)
             self.code = self._meta["code"][0].numpy().copy()
             controlled = meta.control(residual, self._meta["code"])
             top = base.upper_step(controlled, self._base, meta.layer)

@@ -62,6 +62,8 @@ class InternalVectorEnv(gym.vector.VectorEnv):
         num_envs: N.
         threshold: beta at or above it is a switch (0.5 in the paper); at 0 every raw step is one.
         action_temperature: at which the base model's actions are drawn (1 in the paper).
+        clean_slate: whether the base model's memory starts anew with every code (ours, for models that were
+            trained on windows): what it expects after what it has seen cannot resist a code then.
         autoreset: "next_step" or "disabled", as for the raw environment.
 
     Raises:
@@ -77,12 +79,13 @@ class InternalVectorEnv(gym.vector.VectorEnv):
         *,
         threshold: float = 0.5,
         action_temperature: float = 1.0,
+        clean_slate: bool = False,
         autoreset: str = "next_step",
     ):
         if agent.metacontroller is None:
             raise UserError("the internal environment needs a metacontroller; run discovery first")
         self.base, self.meta, self.threshold = agent.base, agent.metacontroller, threshold
-        self.action_temperature = action_temperature
+        self.action_temperature, self.clean_slate = action_temperature, clean_slate
         check_world(agent, world)
         self.raw = vector_env(world, num_envs)
         self.metadata = {"autoreset_mode": autoreset_mode(autoreset)}
@@ -148,7 +151,8 @@ class InternalVectorEnv(gym.vector.VectorEnv):
         parts: list[Tensor] = []
         map_state(parts.append, state)
         remaining = iter(parts)
-        map_state(lambda whole: whole.__setitem__(rows, next(remaining)), self._state)
+        whole = {name: self._state[name] for name in state}
+        map_state(lambda tensor: tensor.__setitem__(rows, next(remaining)), whole)
 
     def hold(self, rows: Tensor, codes: Tensor) -> None:
         """Puts codes [n, z] in force in the given rows.
@@ -161,6 +165,18 @@ class InternalVectorEnv(gym.vector.VectorEnv):
             raise UserError(f"code of row {row} is not finite: has its policy diverged? Train it at a lower lr")
         held = self._state["meta"]["code"]
         held[rows] = codes.to(held.dtype)
+        if self.clean_slate:
+            self._forget(rows)
+
+    @torch.no_grad()
+    def _forget(self, rows: Tensor) -> None:
+        """The base model has seen nothing but the present observation of these rows."""
+        reset_rows(self._state["base"], rows)
+        if self.meta.layer:
+            state = select_rows(self._state["base"], rows)
+            observation = torch.from_numpy(self.raw.observe())[rows]
+            self.residual[rows] = self.base.lower_step(observation, state, self.meta.layer)
+            self._write(rows, {"base": state})
 
     @torch.no_grad()
     def advance(self, rows: Tensor | None = None) -> RawStep:

@@ -24,6 +24,7 @@ def internal_vector_env(
     world: Mapping[str, Any] | None = None,
     switch_threshold: float = 0.5,
     action_temperature: float = 1.0,
+    clean_slate: bool = False,
     bound: float | None = None,
     autoreset: str = "next_step",
     **unknown: Any,
@@ -37,6 +38,7 @@ def internal_vector_env(
             such as `{tasks: post_three_pairs}`.
         switch_threshold: beta at or above it asks for a new code (0.5 in the paper); at 0 every raw step does.
         action_temperature: at which the base model's actions are drawn (1 in the paper).
+        clean_slate: whether the base model's memory starts anew with every code.
         bound: the code space is Box(-bound, bound) instead of unbounded. Algorithms that squash their actions, such as
             SAC, need it; codes are drawn from N(0, I) in training, so 2 or 3 covers them.
         autoreset: "next_step" or "disabled".
@@ -45,7 +47,7 @@ def internal_vector_env(
     Raises:
         UserError: naming the setting.
     """
-    known = ("metacontroller", "world", "switch_threshold", "action_temperature", "bound", "autoreset")
+    known = ("metacontroller", "world", "switch_threshold", "action_temperature", "clean_slate", "bound", "autoreset")
     for name in unknown:
         raise UserError(f"env_config.{name}: unknown setting.{did_you_mean(name, known)} Known: {', '.join(known)}")
     if not _is_number(switch_threshold) or not 0 <= switch_threshold <= 1:
@@ -62,6 +64,7 @@ def internal_vector_env(
         num_envs,
         threshold=float(switch_threshold),
         action_temperature=float(action_temperature),
+        clean_slate=bool(clean_slate),
         autoreset=autoreset,
     )
     if bound is not None:

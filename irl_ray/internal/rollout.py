@@ -13,6 +13,7 @@ from torch import Tensor
 from irl_ray.envs.pinpad import PinpadSpec
 from irl_ray.envs.worlds import vector_env
 from irl_ray.models.sequence_model import SequenceModel
+from irl_ray.models.state import reset_rows
 from irl_ray.seeding import generator
 
 Steer = Callable[[Tensor, dict[str, Any]], Tensor]
@@ -43,6 +44,7 @@ def roll_out(
     steer: Steer | None = None,
     temperature: float = 1.0,
     free: bool = False,
+    anew: str | None = None,
 ) -> RolloutSummary:
     """Runs `episodes` complete episodes side by side.
 
@@ -56,6 +58,7 @@ def roll_out(
             info holds ground truth, which is what this function is for: analysis.
         temperature: at which actions are drawn.
         free: no task: visits neither end an episode nor count; they are listed in `visits`.
+        anew: a column of the info, such as "subgoal": where it changes, the base model's memory starts anew.
     """
     env = vector_env(world, episodes)
     env.free = free
@@ -66,7 +69,11 @@ def roll_out(
     success, running = np.zeros(episodes, bool), np.ones(episodes, bool)
     steps = np.zeros(episodes, np.int64)
     visits: list[list[int]] = [[] for _ in range(episodes)]
+    before = info[anew] if anew else None
     while running.any():
+        if anew:
+            reset_rows(state, torch.from_numpy(info[anew] != before))
+            before = info[anew]
         residual = base.lower_step(torch.from_numpy(observation), state, layer)
         if steer is not None:
             residual = steer(residual, info)

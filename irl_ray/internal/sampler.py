@@ -165,6 +165,7 @@ def sample_code_episodes(
     *,
     threshold: float | None = None,
     action_temperature: float | None = None,
+    clean_slate: bool | None = None,
     explore: bool = True,
 ) -> Episodes:
     """One episode of internal RL per seed, in the order of `seeds`.
@@ -176,6 +177,8 @@ def sample_code_episodes(
         seeds: one per episode.
         threshold: of the switch; None for the policy's own, 0.5 without a policy.
         action_temperature: of the base model's actions; None for the policy's own, 1 without one.
+        clean_slate: whether the base model's memory starts anew with every code; None for the policy's own, no
+            without one.
         explore: sample codes; else take the policy's mean.
     """
     count = len(seeds)
@@ -183,8 +186,16 @@ def sample_code_episodes(
         threshold = policy.config.switch_threshold if policy else 0.5
     if action_temperature is None:
         action_temperature = policy.config.action_temperature if policy else 1.0
+    if clean_slate is None:
+        clean_slate = policy.config.clean_slate if policy else False
     env = InternalVectorEnv(
-        agent, world, count, threshold=threshold, action_temperature=action_temperature, autoreset="disabled"
+        agent,
+        world,
+        count,
+        threshold=threshold,
+        action_temperature=action_temperature,
+        clean_slate=clean_slate,
+        autoreset="disabled",
     )
     env.reset(seed=list(seeds))
     horizon, code_size = env.raw.world.horizon, agent.metacontroller.config.code_size

@@ -24,6 +24,7 @@ class CodePolicyConfig:
         learn_std: whether the standard deviation is trained.
         switch_threshold: beta at or above it is a switch, in the environment the policy was trained in.
         action_temperature: at which the base model's actions were drawn there.
+        clean_slate: whether the base model's memory started anew with every code there.
     """
 
     observation_size: int = 64
@@ -33,6 +34,7 @@ class CodePolicyConfig:
     learn_std: bool = True
     switch_threshold: float = 0.5
     action_temperature: float = 1.0
+    clean_slate: bool = False
 
     def __post_init__(self) -> None:
         check_at_least(self, observation_size=1, code_size=1, hidden=1, switch_threshold=0, action_temperature=0)

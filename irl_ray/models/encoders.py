@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -65,15 +69,23 @@ class EgocentricEncoder(Encoder):
 
     Ours: learns several times faster than the absolute encoding on small budgets, since "the red
     cell is two to the right" is one feature instead of a conjunction of two.
+
+    Args:
+        world: the gridworld.
+        width: d.
+        std: of the embeddings.
+        own_cell: without it ("surroundings") nothing tells where on the grid the agent is, so that a code cannot
+            name a place.
     """
 
-    def __init__(self, world: PinpadSpec, width: int, std: float):
+    def __init__(self, world: PinpadSpec, width: int, std: float, own_cell: bool = True):
         super().__init__()
         grid_size, num_entities = world.grid_size, world.num_entities
         span = 2 * grid_size - 1
-        self.table = nn.EmbeddingBag((num_entities - 1) * span**2 + grid_size**2, width, mode="sum")
+        self.own_cell = own_cell
+        self.table = nn.EmbeddingBag((num_entities - 1) * span**2 + own_cell * grid_size**2, width, mode="sum")
         nn.init.normal_(self.table.weight, std=std)
-        offset = torch.arange(num_entities) * span**2
+        offset = torch.arange(num_entities - 1 + own_cell) * span**2
         self.register_buffer("offset", offset, persistent=False)
         cells = torch.arange(grid_size**2)
         rows, columns = cells // grid_size, cells % grid_size
@@ -83,7 +95,8 @@ class EgocentricEncoder(Encoder):
 
     def rows(self, observation: Tensor) -> Tensor:
         agent = observation[..., -1:]
-        return torch.cat([self.relative[agent, observation[..., :-1]], agent], -1) + self.offset
+        around = self.relative[agent, observation[..., :-1]]
+        return (torch.cat([around, agent], -1) if self.own_cell else around) + self.offset
 
     def forward(self, observation: Tensor) -> Tensor:
         """int64 [..., E] -> [..., d]."""
@@ -135,10 +148,14 @@ class RelativeCellEncoder(Encoder):
         return self.look_up(observation) + self.rest(body.to(self.rest.weight.dtype))
 
 
-ENCODERS = {"absolute": AbsoluteEncoder, "egocentric": EgocentricEncoder}
+ENCODERS = {
+    "absolute": AbsoluteEncoder,
+    "egocentric": EgocentricEncoder,
+    "surroundings": partial(EgocentricEncoder, own_cell=False),
+}
 ANT_ENCODERS = {"linear": LinearEncoder, "relative": RelativeCellEncoder}
 
 
-def encoders_of(world: PinpadSpec) -> dict[str, type[Encoder]]:
+def encoders_of(world: PinpadSpec) -> dict[str, Callable[[Any, int, float], Encoder]]:
     """The encoders that fit a world's observations."""
     return ANT_ENCODERS if isinstance(world, AntSpec) else ENCODERS

@@ -90,17 +90,15 @@ class Proposal(NamedTuple):
         return 0.5 * (self.mean**2 + (2 * self.log_std).exp() - 1 - 2 * self.log_std).sum(-1)
 
 
-class Controls(NamedTuple):
-    """What the metacontroller did to a batch of sequences.
+class Codes(NamedTuple):
+    """What the metacontroller found in a batch of sequences.
 
     Attributes:
-        residual: [B, T, d], the controlled residual stream.
         code: [B, T, z], the integrated codes z_t.
         beta: [B, T], the switch.
         proposal: the distribution each proposal was drawn from.
     """
 
-    residual: Tensor
     code: Tensor
     beta: Tensor
     proposal: Proposal
@@ -323,8 +321,8 @@ class Metacontroller(nn.Module):
         noise: Tensor,
         threshold: float | None = None,
         switch_noise: Tensor | None = None,
-    ) -> Controls:
-        """Parallel form over whole sequences.
+    ) -> Codes:
+        """Parallel form over whole sequences; what the codes do to the residual stream is `control`.
 
         Args:
             residual: e_l of the base model, [B, T, d].
@@ -336,7 +334,7 @@ class Metacontroller(nn.Module):
         memory = self.memory(residual)
         proposal = self.encode(residual, memory, self.summarise(residual, mask))
         beta, code = self.integrate(residual, memory, self.propose(proposal, noise), threshold, switch_noise)
-        return Controls(self.control(residual, code), code, beta, proposal)
+        return Codes(code, beta, proposal)
 
     def initial_state(self, rows: int) -> State:
         """Memory h, code z and a flag that is zero before the first step, for `rows` sequences."""

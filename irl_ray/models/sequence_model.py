@@ -39,8 +39,8 @@ class SequenceModelConfig:
         layers: L, number of residual blocks.
         heads: attention heads, or blocks of the RG-LRU gates.
         mlp: hidden width of the MLP in each block.
-        encoder: for the gridworld "absolute" (the paper's) or "egocentric"; for the ant "linear"
-            (the paper's) or "relative".
+        encoder: for the gridworld "absolute" (the paper's), "egocentric" or "surroundings" (the same without the
+            agent's own cell); for the ant "linear" (the paper's) or "relative".
         init_scale: variance scaling (fan in) of every linear map; 0.1 in the paper.
         embedding_std: standard deviation of the encoder's embeddings.
         min_log_std: floor of the log standard deviation of continuous actions.

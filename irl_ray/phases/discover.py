@@ -17,10 +17,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from irl_ray.analysis.codes import class_mean_codes, controls_of, injected_success, metacontroller_gates
-from irl_ray.config import build, check_above_zero, check_at_least, check_device, to_plain
+from irl_ray.analysis.codes import class_mean_codes, codes_of, injected_success, metacontroller_gates
+from irl_ray.config import build, check_above_zero, check_at_least, check_device, check_share, to_plain
 from irl_ray.data.sources import open_demonstrations
-from irl_ray.data.trajectories import Trajectories
+from irl_ray.data.trajectories import Trajectories, pick, random_starts, shifted
 from irl_ray.envs.worlds import ANT_ID, GRIDWORLD_ID, POST_TRAINING_TASKS, preset_of
 from irl_ray.errors import UserError
 from irl_ray.models import weights
@@ -42,6 +42,8 @@ class CodesConfig:
         optimizer: AdamW and its schedule.
         steps: optimiser steps.
         batch_size: trajectories per step, always fresh.
+        ties: how the gridworld's clean expert chooses between equally short paths: "free", with equal probability, or
+            by "rule", so that it is deterministic, as the ant's is.
         length_groups: as in pretraining.
         switch_threshold: beta at or above it is a switch in the gates; what internal RL will use.
         switch_tolerance: steps by which a switch may miss a subgoal change in the gates.
@@ -60,6 +62,7 @@ class CodesConfig:
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     steps: int = 64_000
     batch_size: int = 512
+    ties: str = "free"
     length_groups: int = 4
     switch_threshold: float = 0.5
     switch_tolerance: int = 1
@@ -88,6 +91,11 @@ class DiscoverConfig(CodesConfig):
         start_from: name or folder of a metacontroller of the same shape to go on from; None for fresh weights.
         teacher: label-free warm start (ours), off unless its `steps` are given.
         alpha: α, weight of the KL.
+        cut_share: share of the trajectories whose past the base model sees from a random step on alone, while codes and
+            switches come from the whole sequence (ours). The action NLL is that of the steps after the cut, scaled to
+            the whole; a code has to be worth something at every step of its segment, wherever the past begins. 0 is
+            the paper's.
+        cuts: how many such pasts are learned from for each trajectory, all with the same codes.
         alpha_hold: share of the run during which α is zero.
         alpha_ramp: share of the run at whose end α has grown, linearly, to its full value.
         gates_at_reports: measure alignment and meaning with every report, not only at the end. They use
@@ -97,6 +105,8 @@ class DiscoverConfig(CodesConfig):
     co_training: str | None = None
     start_from: str | None = None
     teacher: TeacherConfig = field(default_factory=TeacherConfig)
+    cut_share: float = 0.0
+    cuts: int = 1
     alpha: float = 0.17
     alpha_hold: float = 0.0
     alpha_ramp: float = 0.0
@@ -104,7 +114,8 @@ class DiscoverConfig(CodesConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_at_least(self, alpha=0, alpha_hold=0, alpha_ramp=0)
+        check_at_least(self, alpha=0, alpha_hold=0, alpha_ramp=0, cuts=1)
+        check_share(self, "cut_share")
         if self.co_training not in (None, "pretrained", "scratch"):
             raise UserError(f"co_training: expected null, 'pretrained' or 'scratch', got {self.co_training!r}")
         if self.co_training and self.teacher.steps:
@@ -235,7 +246,7 @@ class Discover(Phase):
         if config.co_training:
             trained["base"] = base.requires_grad_(True)
         super().__init__(config, trained)
-        self.demonstrations = open_demonstrations(self.agent.world, config.data, device=config.device)
+        self.demonstrations = open_demonstrations(self.agent.world, config.data, ties=config.ties, device=config.device)
         self.teacher: OutcomeTeacher | None = None
         self._noise = torch.Generator(device=config.device)
         self._batches: Iterator[Trajectories] | None = None
@@ -358,17 +369,37 @@ class Discover(Phase):
 
     def losses(self, batch: Trajectories) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Sums over the steps of this worker's rows: action NLL, KL (nats) and beta."""
-        base, meta = self.agent.base, self.agent.metacontroller
+        config, base, meta = self.config, self.agent.base, self.agent.metacontroller
         shape = (*batch.mask.shape, meta.config.code_size)
         noise = torch.randn(shape, generator=self._noise, device=batch.mask.device)
         switch_noise = torch.rand(batch.mask.shape, generator=self._noise, device=batch.mask.device)
+        starts, whole = None, batch.mask.sum()
+        if config.cut_share:
+            pasts = [random_starts(batch.mask, config.cut_share, self._noise) for _ in range(config.cuts)]
+            kept = sum(batch.since(start).mask.sum() for start in pasts)
+            starts, scale = [self.own(start) for start in pasts], whole / kept
         batch, noise, switch_noise = map(self.own, (batch, noise, switch_noise))
-        with torch.set_grad_enabled(self.config.co_training is not None):
+        with torch.set_grad_enabled(config.co_training is not None):
             residual = base.lower(base.embed(batch.observation[:, :-1]), meta.layer)
-        controls = meta(residual, batch.mask, noise, switch_noise=switch_noise)
-        top = base.upper(controls.residual, meta.layer)
-        nll = -base.action_log_prob(top[batch.mask], batch.action[batch.mask]).sum()
-        return nll, controls.proposal.kl()[batch.mask].sum(), controls.beta[batch.mask].sum()
+        codes = meta(residual, batch.mask, noise, switch_noise=switch_noise)
+        if starts is None:
+            nll = self._action_nll(batch, residual, codes.code)
+        else:
+            nll = scale * sum(self._nll_since(start, batch, codes.code) for start in starts)
+        return nll, codes.proposal.kl()[batch.mask].sum(), codes.beta[batch.mask].sum()
+
+    def _action_nll(self, batch: Trajectories, residual: torch.Tensor, code: torch.Tensor) -> torch.Tensor:
+        """Sum over steps of -log p(a_t | o_{1:t}, z_{1:t})."""
+        base, meta = self.agent.base, self.agent.metacontroller
+        top = base.upper(meta.control(residual, code), meta.layer)
+        return -base.action_log_prob(top[batch.mask], batch.action[batch.mask]).sum()
+
+    def _nll_since(self, start: torch.Tensor, batch: Trajectories, code: torch.Tensor) -> torch.Tensor:
+        """The same of the steps from `start` [B] on, before which the base model has seen nothing."""
+        base, part = self.agent.base, batch.since(start)
+        with torch.set_grad_enabled(self.config.co_training is not None):
+            residual = base.lower(base.embed(part.observation[:, :-1]), self.agent.metacontroller.layer)
+        return self._action_nll(part, residual, pick(code, shifted(start, code.shape[1])))
 
     def state(self) -> dict[str, Any]:
         """As for every phase, and the teacher."""
@@ -385,7 +416,7 @@ class Discover(Phase):
     def _held_out(self) -> Trajectories:
         """Clean demonstrations with labels, for the gates alone."""
         config = self.config
-        expert = open_demonstrations(self.agent.world, config.data, truth=True)
+        expert = open_demonstrations(self.agent.world, config.data, ties=config.ties, truth=True)
         random = torch.Generator().manual_seed(torch_seed(config.seed, "discover", "gates"))
         return expert.sample(config.gate_episodes, random)
 
@@ -407,8 +438,8 @@ class Discover(Phase):
         agent.base.cpu().eval(), agent.metacontroller.cpu().eval()
         batch = self._held_out()
         result = metacontroller_gates(agent, batch, config.switch_threshold, config.switch_tolerance)
-        controls, _ = controls_of(agent, batch, config.switch_threshold)
-        return result | code_gates(config, agent, controls.code, batch)
+        codes, _ = codes_of(agent, batch, config.switch_threshold)
+        return result | code_gates(config, agent, codes.code, batch)
 
     def artefact(self) -> Artefact:
         return self.agent
@@ -426,10 +457,19 @@ def code_gates(config: CodesConfig, agent: Artefact, codes: torch.Tensor, batch:
     alone = agent.base.upper(agent.base.embed(batch.observation[:, :-1]), 0)[batch.mask]
     log_prob = agent.base.action_log_prob(alone, batch.action[batch.mask])
     result = {"eval/action_nll_without_codes": -float(log_prob.mean())}
-    means = class_mean_codes(codes, batch, agent.world.num_subgoals)
-    for label, tasks in (("", config.post_task), ("_training_tasks", agent.world.tasks)):
-        world = replace(agent.world, tasks=tasks)
-        result[f"injected_success{label}"] = injected_success(
-            agent, means, world, config.gate_episodes, config.seed, config.action_temperature
-        )
+    ways = {"": "subgoal", "_by_colour": "target"} if agent.world.colours_per_subgoal > 1 else {"": "subgoal"}
+    for way, told in ways.items():
+        means = class_mean_codes(codes, batch, told)
+        for label, tasks in (("", config.post_task), ("_training_tasks", agent.world.tasks)):
+            for slate in (False, True):
+                result[f"injected_success{way}{label}{'_clean_slate' if slate else ''}"] = injected_success(
+                    agent,
+                    means,
+                    replace(agent.world, tasks=tasks),
+                    config.gate_episodes,
+                    config.seed,
+                    config.action_temperature,
+                    told=told,
+                    clean_slate=slate,
+                )
     return result

@@ -20,11 +20,11 @@ import torch.nn.functional as F
 from irl_ray.analysis.closed_loop import free_walk_gates
 from irl_ray.analysis.control import clone_with_goal, control_success, train_controllers
 from irl_ray.analysis.probe import subgoal_probe
-from irl_ray.config import build, check_above_zero, check_at_least, check_device
+from irl_ray.config import build, check_above_zero, check_at_least, check_device, check_share
 from irl_ray.data.floors import action_floors, arrival_floors, arrivals
 from irl_ray.data.gridworld import GridworldExpert
 from irl_ray.data.sources import open_demonstrations
-from irl_ray.data.trajectories import Trajectories
+from irl_ray.data.trajectories import Trajectories, random_starts
 from irl_ray.envs.pinpad import PinpadSpec
 from irl_ray.envs.worlds import (
     ANT_ID,
@@ -59,6 +59,8 @@ class PretrainConfig:
         steps: optimiser steps.
         batch_size: trajectories per step, always fresh.
         start_from: name or folder of a base model to go on from; None for fresh weights.
+        window_share: share of the trajectories that are seen from a random step on, as if they had begun there (ours).
+            A model that has seen such windows acts on whatever part of the past it is given.
         noise: ε of the gridworld's expert.
         observation_weight: λ of Eq. 5.
         cell_weight: ant, weight of the cell that is entered next. Where the ant goes moves its joints less
@@ -91,6 +93,7 @@ class PretrainConfig:
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     steps: int = 16_000
     batch_size: int = 128
+    window_share: float = 0.0
     noise: float = 0.0
     observation_weight: float = 0.1
     static_weight: float = 0.05
@@ -116,6 +119,7 @@ class PretrainConfig:
         check_device(self.device)
         check_at_least(self, steps=1, batch_size=1, length_groups=1, gate_episodes=1, report_every=1, seed=0)
         check_at_least(self, num_workers=0, noise=0, control_steps=0, goal_steps=0, entry_batch_size=0)
+        check_share(self, "window_share")
         check_at_least(self, observation_weight=0, static_weight=0, cell_weight=0, entry_weight=0, control_rank=1)
         check_above_zero(self, "action_temperature")
 
@@ -247,6 +251,7 @@ class Pretrain(Phase):
             self.base.load_state_dict(started_from(config).state_dict())
         super().__init__(config, self.base)
         self.demonstrations = open_demonstrations(config.world, config.data, noise=config.noise, device=config.device)
+        self._windows = torch.Generator(device=config.device)
         self._batches: Iterator[Trajectories] | None = None
 
     def accumulate_gradients(self) -> dict[str, float]:
@@ -257,13 +262,16 @@ class Pretrain(Phase):
             if config.entry_batch_size:
                 self._entries = source.batches(config.entry_batch_size, config.seed, "pretrain", "entries", start=start)
         batch = next(self._batches).to(config.device)
+        if config.window_share:
+            self._windows.manual_seed(torch_seed(config.seed, "pretrain", "windows", self.step_number))
+            batch = batch.since(random_starts(batch.mask, config.window_share, self._windows))
         if config.entries_only:
             return {"entry_nll": self._learn_entries(batch, 1.0)}
         other = config.cell_weight if base.continuous else config.static_weight
         total = batch.mask.sum()
         sums = torch.zeros(3, device=total.device)
         for part in batch.split_by_length(config.length_groups):
-            losses = pretraining_losses(base, self.own(part))
+            losses = pretraining_losses(base, self.own(part), static=bool(config.static_weight))
             action, moved, cell = losses
             ((action + config.observation_weight * moved + other * cell) / total).backward()
             sums += torch.stack(losses).detach() / total
@@ -345,9 +353,11 @@ class Pretrain(Phase):
         return Artefact(self.config.world, self.base)
 
 
-def pretraining_losses(base: SequenceModel, batch: Trajectories) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def pretraining_losses(
+    base: SequenceModel, batch: Trajectories, static: bool = True
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Sums over steps, in nats: -log p(a_t), -log p of what moves next, and -log p of the static cells
-    (gridworld) or of the cells that are entered (ant)."""
+    (gridworld; 0 where it is not asked for) or of the cells that are entered (ant)."""
     observation, mask = batch.observation[:, :-1], batch.mask
     top = base.upper(base.embed(observation), 0)
     action = -base.action_log_prob(top[mask], batch.action[mask]).sum()
@@ -357,6 +367,8 @@ def pretraining_losses(base: SequenceModel, batch: Trajectories) -> tuple[torch.
         moved = 0.5 * (base.observation_change(hidden[mask]) - change).square().sum()
         return action, moved, base.cell_nll(top, batch)
     agent = F.cross_entropy(base.agent_logits(hidden[mask]), batch.observation[:, 1:, -1][mask], reduction="sum")
+    if not static:
+        return action, agent, torch.zeros_like(agent)
     some = mask[:, ::STATIC_EVERY]
     static_logits = base.static_logits(hidden[:, ::STATIC_EVERY][some])
     cells = observation[:, ::STATIC_EVERY, :-1][some]

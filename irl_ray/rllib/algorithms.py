@@ -54,7 +54,13 @@ logger = logging.getLogger(__name__)
 BATCH_TIMER = "batch_building_timer"
 REWARDED_UPDATES, SKIPPED_UPDATES = "num_updates_with_reward_lifetime", "num_updates_skipped_lifetime"
 FAILURES = 3  # of all runners, one after the other, before an error is no accident
-DERIVED = {"observation_size", "code_size", "switch_threshold", "action_temperature"}  # keys of a code policy
+DERIVED = {
+    "observation_size",
+    "code_size",
+    "switch_threshold",
+    "action_temperature",
+    "clean_slate",
+}  # keys of a code policy
 PATIENCE = {  # settings: how long to wait for an answer, and for dead runners to come back
     "train": ("sample_timeout_s", "env_runner_restore_timeout_s"),
     "evaluate": ("evaluation_sample_timeout_s", "evaluation_unhealthy_workers_timeout_s"),
@@ -314,6 +320,7 @@ class InternalRLConfig(EpisodePolicyGradientConfig):
         self.lr = 3e-3
         self.metacontroller = "gridworld"
         self.switch_threshold = 0.5
+        self.clean_slate = False
         self.policy = {}
 
     @property
@@ -326,6 +333,7 @@ class InternalRLConfig(EpisodePolicyGradientConfig):
         metacontroller: str = NotProvided,
         switch_threshold: float = NotProvided,
         action_temperature: float = NotProvided,
+        clean_slate: bool = NotProvided,
         policy: dict[str, Any] = NotProvided,
     ) -> InternalRLConfig:
         """What the internal environment is made of.
@@ -335,12 +343,15 @@ class InternalRLConfig(EpisodePolicyGradientConfig):
             switch_threshold: beta at or above it asks for a new code (0.5 in the paper). At 0 every raw step asks
                 for one, whatever the switch says: forced switching in RL.
             action_temperature: at which the frozen base model's actions are drawn (1 in the paper).
+            clean_slate: whether the frozen base model's memory starts anew with every code (ours; False in the
+                paper). It needs a base model that was trained on windows.
             policy: keys of `irl_ray.models.code_policy.CodePolicyConfig`.
         """
         given = {
             "metacontroller": metacontroller,
             "switch_threshold": switch_threshold,
             "action_temperature": action_temperature,
+            "clean_slate": clean_slate,
             "policy": policy,
         }
         for name, value in given.items():
@@ -362,6 +373,7 @@ class InternalRLConfig(EpisodePolicyGradientConfig):
             **self.policy,
             "switch_threshold": float(self.switch_threshold),
             "action_temperature": float(self.action_temperature),
+            "clean_slate": self.clean_slate,
         }
         return RLModuleSpec(module_class=CodePolicyModule, model_config={"policy": policy})
 

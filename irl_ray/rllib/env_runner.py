@@ -90,6 +90,7 @@ class InternalRunner(EpisodeRunner):
             seeds,
             threshold=self.config.switch_threshold,
             action_temperature=self.config.action_temperature,
+            clean_slate=self.config.clean_slate,
             explore=explore,
         )
 

@@ -87,8 +87,8 @@ def test_discovery_step(benchmark):
     ours = Metacontroller(MetacontrollerConfig(rank=7), width, 6)
 
     def step():
-        controls = ours(residual, mask, noise)
-        (controls.residual.square().mean() + controls.proposal.kl().mean()).backward()
+        codes = ours(residual, mask, noise)
+        (ours.control(residual, codes.code).square().mean() + codes.proposal.kl().mean()).backward()
 
     benchmark.pedantic(step, rounds=5, warmup_rounds=1)
     theirs = package.MetaController(
@@ -107,10 +107,10 @@ def test_discovery_step(benchmark):
     actions = torch.randint(4, (batch, steps))
 
     def whole_step():
-        controls = whole(residual, mask, noise)
-        logits = base.action_inputs(base.upper(controls.residual, 3))
+        codes = whole(residual, mask, noise)
+        logits = base.action_inputs(base.upper(whole.control(residual, codes.code), 3))
         loss = F.cross_entropy(logits.flatten(0, 1), actions.flatten())
-        (loss + controls.proposal.kl().mean()).backward()
+        (loss + codes.proposal.kl().mean()).backward()
 
     own, other = benchmark.stats.stats.median, median_seconds(their_step, rounds=3)
     report(
