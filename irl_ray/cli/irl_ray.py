@@ -69,6 +69,11 @@ def parser() -> argparse.ArgumentParser:
     store = commands.add_parser("store", help="keep results without checkpoints: settings, last metrics, curves")
     store.add_argument("results", nargs="+", help="results of rllib train")
     store.add_argument("--out", required=True, help="folder for the JSON files")
+    economics = commands.add_parser("economics", help="what each kind of code is worth in a gridworld, before training")
+    economics.add_argument("--env-config", type=json_object, default={}, help='settings as JSON: {"preset": "medium"}')
+    economics.add_argument("--ties", default="rule", help="how the clean expert chooses: free or rule (default: rule)")
+    economics.add_argument("--episodes", type=int, default=4096, help="demonstrations (default: 4096)")
+    economics.add_argument("--seed", type=int, default=0)
     lessons = commands.add_parser("lessons", help="how fast a decoder learns to use each kind of code")
     lessons.add_argument("base", help="artefact folder or released name")
     lessons.add_argument("found", nargs="*", metavar="LABEL=FOLDER", help="metacontrollers whose codes are compared")
@@ -94,6 +99,7 @@ def _main(arguments: list[str] | None) -> int:
         "curve": draw_curve,
         "report": write_report,
         "store": store_results,
+        "economics": print_economics,
         "lessons": draw_lessons,
         **dict.fromkeys(inside.COMMANDS, inside.look),
     }
@@ -238,6 +244,28 @@ def store_results(options: argparse.Namespace) -> int:
 
     for path in results.store(results.read(options.results), Path(options.out)):
         print(path)
+    return 0
+
+
+def print_economics(options: argparse.Namespace) -> int:
+    """`irl-ray economics --env-config '{"preset": "medium"}'`."""
+    from irl_ray.analysis.economics import ALPHAS, code_economics
+    from irl_ray.data.gridworld import GridworldExpert
+    from irl_ray.data.trajectories import random_starts
+    from irl_ray.envs.worlds import gridworld_spec
+
+    if options.episodes < 1:
+        raise UserError(f"--episodes: expected at least 1, got {options.episodes}")
+    world = gridworld_spec(options.env_config, "--env-config")
+    expert, random = GridworldExpert(world, ties=options.ties), torch.Generator().manual_seed(options.seed)
+    batch = expert.sample(options.episodes, random)
+    starts = {"the whole past": None, "a past from a random step on": random_starts(batch.mask, 1.0, random)}
+    for past, start in starts.items():
+        print(f"{past}, nats per subgoal: left, cost, left + α cost at α =")
+        print(f"  {'':<14}{'left':>7}{'cost':>7}" + "".join(f"{alpha:>7g}" for alpha in ALPHAS))
+        for name, worth in code_economics(expert, batch, start).items():
+            totals = "".join(f"{worth.objective(alpha):>7.2f}" for alpha in ALPHAS)
+            print(f"  {name:<14}{worth.left:>7.2f}{worth.cost:>7.2f}{totals}")
     return 0
 
 

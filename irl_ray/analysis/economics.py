@@ -1,0 +1,128 @@
+"""What each kind of code is worth, in nats per segment, before anything is trained (ours).
+
+A code pays for itself where the action NLL that it saves exceeds α times what it costs. Both follow from the world's
+floors: ideal observers who know the expert say how many nats are left under
+
+    no code         the Bayes observer: what was seen so far tells the goal, after a while
+    subgoal         it is told which subgoal the segment is after; log K nats for K of them
+    every colour    it is told which colour is next; log O nats for each
+    nudge           it is told the first action of the segment; as many nats as that saves
+    every action    it is told all; as many nats as that saves
+
+An observer whose past begins at a random step (windows; cut histories) knows less of the goal, and a nudge that lies
+before its past tells it nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from irl_ray.data.gridworld import GridworldExpert
+from irl_ray.data.trajectories import Trajectories
+from irl_ray.envs.pinpad import PinpadSpec
+
+ALPHAS = (0.02, 0.05, 0.1, 0.17, 0.3, 0.5, 1.0)
+
+
+@dataclass(frozen=True)
+class Worth:
+    """Of one kind of code: nats per segment that are left to predict, and that the code itself costs."""
+
+    left: float
+    cost: float
+
+    def objective(self, alpha: float) -> float:
+        """Eq. 9 per segment, for an encoder and a decoder that waste nothing."""
+        return self.left + alpha * self.cost
+
+
+def code_economics(expert: GridworldExpert, batch: Trajectories, start: Tensor | None = None) -> dict[str, Worth]:
+    """The worth of each kind of code on demonstrations.
+
+    Args:
+        expert: whose they are; without noise.
+        batch: demonstrations with labels.
+        start: int64 [B], where each observer's past begins; None for the whole past. What is left is then scaled from
+            the steps after it to the whole, as in discovery with cut histories.
+    """
+    begin = torch.zeros(len(batch), dtype=torch.long) if start is None else start
+    steps = torch.arange(batch.mask.shape[1])
+    seen = batch.mask & (steps >= begin[:, None])
+    first = torch.ones_like(batch.mask)
+    first[:, 1:] = batch.leg[:, 1:] != batch.leg[:, :-1]
+    first &= (batch.leg % batch.world.colours_per_subgoal == 0) & batch.mask
+    segments = float(first.sum())
+    scale = float(batch.mask.sum() / seen.sum()) / segments
+    policy = expert.action_probabilities(batch)  # [B, T, O, A]
+    taken = policy.gather(-1, batch.action[:, :, None, None].expand(-1, -1, policy.shape[2], 1))[..., 0]
+    alone = _observed(batch, taken, begin)
+    colours = torch.tensor([[c in s for c in range(batch.world.num_colours)] for s in batch.world.subgoals])
+    subgoal = _observed(batch, taken, begin, colours[batch.subgoal])
+    told = -taken.gather(2, batch.target().clamp(min=0)[..., None])[..., 0].clamp_min(1e-9).log()
+    total, nudge = (float(alone[where].sum()) * scale for where in (seen, seen & first))
+    whole = _observed(batch, taken, torch.zeros_like(begin))
+    cost = {name: float(whole[where].sum()) / segments for name, where in (("nudge", first), ("all", batch.mask))}
+    return {
+        "no code": Worth(total, 0.0),
+        "subgoal": Worth(float(subgoal[seen].sum()) * scale, math.log(batch.world.num_subgoals)),
+        "every colour": Worth(
+            float(told[seen].sum()) * scale, batch.world.colours_per_subgoal * math.log(batch.world.num_colours)
+        ),
+        "nudge": Worth(total - nudge, cost["nudge"]),
+        "every action": Worth(0.0, cost["all"]),
+    }
+
+
+def _observed(batch: Trajectories, taken: Tensor, begin: Tensor, possible: Tensor | None = None) -> Tensor:
+    """-log p of every action by an observer, [B, T], from the step on at which its past begins.
+
+    Args:
+        batch: demonstrations with labels.
+        taken: [B, T, O], probability of the action taken on the way to each colour.
+        begin: int64 [B], the step.
+        possible: bool [B, T, O], colours that a code leaves possible; None for all.
+    """
+    log_taken = taken.clamp_min(1e-9).log()
+    steps = torch.arange(batch.mask.shape[1])
+    new_leg = torch.ones_like(batch.mask)
+    new_leg[:, 1:] = batch.leg[:, 1:] != batch.leg[:, :-1]
+    since = torch.maximum(torch.where(new_leg, steps, 0).cummax(1).values, begin[:, None])
+    total = torch.cat([torch.zeros_like(log_taken[:, :1]), log_taken.cumsum(1)], 1)
+    evidence = total[:, :-1] - total.gather(1, since[..., None].expand_as(log_taken))
+    begun = batch.leg.gather(1, begin[:, None])  # the leg in which the past begins
+    prior = torch.from_numpy(_priors(batch.world)).float()
+    legs = batch.leg.clamp(max=prior.shape[1] - 1)
+    # An observer who has seen the start knows that nothing was visited before it.
+    row = torch.where(begin[:, None] == 0, 0, begun + 1)
+    known = prior[batch.task[:, None], legs, row.expand_as(legs)]
+    if possible is not None:
+        known = known * possible
+    likelihood = ((known.clamp_min(1e-12).log() + evidence).softmax(-1) * taken).sum(-1)
+    return -likelihood.clamp_min(1e-12).log()
+
+
+def _priors(world: PinpadSpec) -> np.ndarray:
+    """P(next colour | the visits that were seen): [tasks, legs, 1 + legs, O].
+
+    The third index is 0 for an observer of the whole walk, else 1 + the leg in which its past begins: the visits
+    since then may lie anywhere in any task.
+    """
+    longest = max(map(len, world.tasks))
+    prior = np.zeros((len(world.tasks), longest, longest + 1, world.num_colours))
+    for number, task in enumerate(world.tasks):
+        for leg in range(len(task)):
+            for other in world.tasks:
+                if other[:leg] == task[:leg] and len(other) > leg:
+                    prior[number, leg, 0, other[leg]] += 1
+            for begun in range(leg + 1):
+                visits = task[begun:leg]
+                for other in world.tasks:
+                    for at in range(len(other) - len(visits)):
+                        if other[at : at + len(visits)] == visits:
+                            prior[number, leg, 1 + begun, other[at + len(visits)]] += 1
+    return prior / np.maximum(prior.sum(-1, keepdims=True), 1e-12)

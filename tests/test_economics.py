@@ -1,0 +1,79 @@
+"""What codes are worth: against the floors, by hand, and in the order that the page tells."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from irl_ray.analysis.economics import Worth, _priors, code_economics
+from irl_ray.cli.irl_ray import main as irl_ray
+from irl_ray.data.floors import action_floors
+from irl_ray.data.gridworld import GridworldExpert
+from irl_ray.data.trajectories import random_starts
+from irl_ray.envs.pinpad import PinpadSpec
+from irl_ray.envs.worlds import gridworld_spec
+
+SMALL = gridworld_spec({"preset": "small"})
+
+
+def demonstrations(world, ties, count=512):
+    expert = GridworldExpert(world, ties=ties)
+    return expert, expert.sample(count, torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("ties", ["free", "rule"])
+def test_with_the_whole_past_they_are_the_floors(ties):
+    expert, batch = demonstrations(SMALL, ties)
+    found, floors = code_economics(expert, batch), action_floors(expert, batch)
+    per_segment = float(batch.mask.sum()) / (3 * len(batch))
+    assert found["no code"].left == pytest.approx(floors["bayes"] * per_segment, rel=1e-4)
+    for name in ("subgoal", "every colour"):  # the pair and the visits tell the colour
+        assert found[name].left == pytest.approx(floors["oracle"] * per_segment, rel=1e-3, abs=1e-4)
+    assert found["subgoal"].cost == math.log(3) and found["every colour"].cost == 2 * math.log(6)
+    assert found["every action"] == Worth(0.0, pytest.approx(found["no code"].left))
+    assert found["nudge"].left + found["nudge"].cost == pytest.approx(found["no code"].left)
+    whole = code_economics(expert, batch, torch.zeros(len(batch), dtype=torch.long))
+    assert {name: worth.left for name, worth in whole.items()} == {name: worth.left for name, worth in found.items()}
+
+
+def test_a_past_that_begins_anywhere_makes_goals_dear_and_nudges_cheap():
+    """What the codes of discovery became: nudges with the whole past, colours and then pairs with cut ones."""
+    expert, batch = demonstrations(SMALL, "rule", 2048)
+    whole = code_economics(expert, batch)
+    cut = code_economics(expert, batch, random_starts(batch.mask, 1.0, torch.Generator().manual_seed(1)))
+    assert cut["no code"].left > 1.5 * whole["no code"].left
+    gain = {
+        name: (w["no code"].left - w["nudge"].left) / w["no code"].left for name, w in (("whole", whole), ("cut", cut))
+    }
+    assert gain["cut"] < 0.5 * gain["whole"]
+    assert cut["subgoal"].left > 0.3 and cut["every colour"].left == pytest.approx(0, abs=1e-4)
+    best = lambda alpha: min(("subgoal", "every colour", "nudge"), key=lambda name: cut[name].objective(alpha))
+    assert best(0.05) == "every colour" and best(0.3) == "subgoal"
+
+
+def test_priors_by_hand():
+    """Tasks 0-1-2-3 and 2-3-0-1: who saw the start knows all from the first visit on, others what may follow it."""
+    world = PinpadSpec(4, 4, 0, 30, ((0, 1, 2, 3), (2, 3, 0, 1)))
+    priors = _priors(world)
+    assert priors[0, 0, 0].tolist() == [0.5, 0, 0.5, 0]
+    assert priors[0, 1, 0].tolist() == [0, 1, 0, 0]
+    assert priors[0, 2, 3].tolist() == [0.25] * 4  # the past begins in this very leg
+    assert priors[0, 3, 3].tolist() == [0, 0, 0, 1]  # it saw colour 2 alone
+    assert priors[0, 2, 2].tolist() == [0, 0, 1, 0]  # it saw colour 1 alone, after which 2 follows or the end
+
+
+def test_nothing_is_left_where_all_is_known():
+    expert, batch = demonstrations(PinpadSpec(4, 4, 0, 30, "post_two_pairs"), "rule", 64)
+    assert code_economics(expert, batch)["no code"].left == pytest.approx(0, abs=1e-4)
+
+
+def test_the_command_prints_both_pasts(capsys):
+    assert irl_ray(["economics", "--episodes", "256"]) == 0
+    out = capsys.readouterr().out
+    assert out.count("subgoal ") == 2 and "every colour" in out and "a past from a random step on" in out
+    assert irl_ray(["economics", "--ties", "fair"]) == 2
+    assert "ties" in capsys.readouterr().err
+    assert irl_ray(["economics", "--env-config", '{"preset": "smal"}']) == 2
+    assert "--env-config" in capsys.readouterr().err
