@@ -87,7 +87,10 @@ def test_pretraining_losses_are_those_of_a_plain_loop(tiny_weights, tiny_world):
 
 
 @pytest.mark.parametrize("layer", [0, 1])
-@pytest.mark.parametrize("cuts", [{}, {"cut_share": 0.6}, {"cut_share": 1.0, "cuts": 2}])
+@pytest.mark.parametrize(
+    "cuts",
+    [{}, {"cut_share": 0.6}, {"cut_share": 1.0, "cuts": 2}, {"cut_share": 0.8, "cuts": 2, "cut_at": "switches"}],
+)
 @pytest.mark.parametrize("switch", ["soft", "gumbel"])
 def test_discovery_losses_are_those_of_a_plain_loop(switch, cuts, layer, tiny_weights, tiny_world):
     """Eq. 9 step by step: action NLL under the code in force, and the KL of every proposal, taken or not.
@@ -104,16 +107,14 @@ def test_discovery_losses_are_those_of_a_plain_loop(switch, cuts, layer, tiny_we
     shape = batch.mask.shape
     noise = torch.randn(*shape, meta.config.code_size, generator=phase._noise)
     uniform = torch.rand(shape, generator=phase._noise)
-    share, sums = cuts.get("cut_share", 0.0), torch.zeros(3)
-    starts = [random_starts(batch.mask, share, phase._noise) for _ in range(cuts.get("cuts", 1))]
-    scale = batch.mask.sum() / sum(batch.since(start).mask.sum() for start in starts)
-    assert scale >= 1 / len(starts)
+    drawn = torch.rand(len(batch), cuts.get("cuts", 1), 2, generator=phase._noise)
+    share, sums, kept = cuts.get("cut_share", 0.0), torch.zeros(3), 0
     with torch.no_grad():
         for row, length in enumerate(batch.mask.sum(1).tolist()):
             residual = base.embed(batch.observation[row : row + 1, :length])
             residual = base.lower(residual, meta.layer)
             summary = meta.summarise(residual, torch.ones(1, length, dtype=torch.bool))
-            hidden, code, codes = torch.zeros(1, 1, meta.config.memory_size), None, []
+            hidden, code, codes, places = torch.zeros(1, 1, meta.config.memory_size), None, [], []
             for t in range(length):
                 e, memory = residual[:, t], hidden[0]
                 mean, log_std = meta.encode(e, memory, summary[:, t])
@@ -121,21 +122,25 @@ def test_discovery_losses_are_those_of_a_plain_loop(switch, cuts, layer, tiny_we
                 beta = torch.ones(1)
                 if code is not None:
                     logit = meta.switch_logit(e, memory, code)
-                    drawn = torch.logit(uniform[row, t]) + logit > 0
-                    beta = torch.sigmoid(logit) if switch == "soft" else drawn.float()
+                    opened = torch.logit(uniform[row, t]) + logit > 0
+                    beta = torch.sigmoid(logit) if switch == "soft" else opened.float()
                 code = proposed if code is None else beta * proposed + (1 - beta) * code
                 sums[1] += torch.distributions.kl_divergence(
                     torch.distributions.Normal(mean, log_std.exp()), torch.distributions.Normal(0.0, 1.0)
                 ).sum()
                 sums[2] += float(beta)
                 codes.append(code)
+                places += [t] if cuts.get("cut_at") != "switches" or float(beta) > 0.5 else []
                 _, hidden = meta.gru(meta.norm(e)[:, None], hidden)
-            for begin in (int(start[row]) for start in starts):
+            for cut, where in drawn[row].tolist():
+                begin = places[int(where * len(places))] if cut < share else 0
+                kept += length - begin
                 seen = base.lower(base.embed(batch.observation[row : row + 1, begin:length]), meta.layer)
                 matrices = torch.stack([meta.decoder.matrix(code) for code in codes[begin:]], 1)
                 top = base.upper(seen + (matrices @ seen[..., None])[..., 0], meta.layer)
                 taken = batch.action[row, begin:length, None]
-                sums[0] -= scale * base.action_inputs(top)[0].log_softmax(-1).gather(1, taken).sum()
+                sums[0] -= base.action_inputs(top)[0].log_softmax(-1).gather(1, taken).sum()
+    sums[0] *= batch.mask.sum() / kept
     assert len(set(batch.mask.sum(1).tolist())) > 1
     torch.testing.assert_close(found, sums, atol=1e-3, rtol=1e-4)
 

@@ -94,7 +94,8 @@ def _observed(batch: Trajectories, taken: Tensor, begin: Tensor, possible: Tenso
     since = torch.maximum(torch.where(new_leg, steps, 0).cummax(1).values, begin[:, None])
     total = torch.cat([torch.zeros_like(log_taken[:, :1]), log_taken.cumsum(1)], 1)
     evidence = total[:, :-1] - total.gather(1, since[..., None].expand_as(log_taken))
-    begun = batch.leg.gather(1, begin[:, None])  # the leg in which the past begins
+    # The leg in which the past begins, or the one before where the agent stands on the colour that it has just visited.
+    begun = batch.leg.gather(1, begin[:, None]) - (new_leg.gather(1, begin[:, None]) & (begin[:, None] > 0)).long()
     prior = torch.from_numpy(_priors(batch.world)).float()
     legs = batch.leg.clamp(max=prior.shape[1] - 1)
     # An observer who has seen the start knows that nothing was visited before it.

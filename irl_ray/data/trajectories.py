@@ -150,8 +150,14 @@ def random_starts(mask: Tensor, share: float, random: torch.Generator) -> Tensor
         share: of rows that are cut.
         random: on the device of the mask.
     """
-    cut, where = torch.rand(2, len(mask), generator=random, device=mask.device)
-    return torch.where(cut < share, (where * mask.sum(1)).long(), 0)
+    return chosen_starts(mask, share, torch.rand(len(mask), 2, generator=random, device=mask.device))
+
+
+def chosen_starts(places: Tensor, share: float, drawn: Tensor) -> Tensor:
+    """The same at one of the `places` of each row, bool [B, T], by two numbers in [0, 1) for each row, [B, 2]."""
+    number = (drawn[:, 1] * places.sum(1)).long() + 1
+    where = (places.cumsum(1) == number[:, None]).int().argmax(1)
+    return torch.where(drawn[:, 0] < share, where, 0)
 
 
 class Demonstrations(Protocol):

@@ -20,7 +20,7 @@ from torch import nn
 from irl_ray.analysis.codes import class_mean_codes, codes_of, injected_success, metacontroller_gates
 from irl_ray.config import build, check_above_zero, check_at_least, check_device, check_share, to_plain
 from irl_ray.data.sources import open_demonstrations
-from irl_ray.data.trajectories import Trajectories, pick, random_starts, shifted
+from irl_ray.data.trajectories import Trajectories, chosen_starts, pick, shifted
 from irl_ray.envs.worlds import ANT_ID, GRIDWORLD_ID, POST_TRAINING_TASKS, preset_of
 from irl_ray.errors import UserError
 from irl_ray.models import weights
@@ -95,6 +95,8 @@ class DiscoverConfig(CodesConfig):
             switches come from the whole sequence (ours). The action NLL is that of the steps after the cut, scaled to
             the whole; a code has to be worth something at every step of its segment, wherever the past begins. 0 is
             the paper's.
+        cut_at: "anywhere", or at the "switches" that the metacontroller made: then a code has to say all that the past
+            before it told, as it must where the memory starts anew with every code.
         cuts: how many such pasts are learned from for each trajectory, all with the same codes.
         alpha_hold: share of the run during which α is zero.
         alpha_ramp: share of the run at whose end α has grown, linearly, to its full value.
@@ -106,6 +108,7 @@ class DiscoverConfig(CodesConfig):
     start_from: str | None = None
     teacher: TeacherConfig = field(default_factory=TeacherConfig)
     cut_share: float = 0.0
+    cut_at: str = "anywhere"
     cuts: int = 1
     alpha: float = 0.17
     alpha_hold: float = 0.0
@@ -116,6 +119,8 @@ class DiscoverConfig(CodesConfig):
         super().__post_init__()
         check_at_least(self, alpha=0, alpha_hold=0, alpha_ramp=0, cuts=1)
         check_share(self, "cut_share")
+        if self.cut_at not in ("anywhere", "switches"):
+            raise UserError(f"cut_at: expected 'anywhere' or 'switches', got {self.cut_at!r}")
         if self.co_training not in (None, "pretrained", "scratch"):
             raise UserError(f"co_training: expected null, 'pretrained' or 'scratch', got {self.co_training!r}")
         if self.co_training and self.teacher.steps:
@@ -373,19 +378,19 @@ class Discover(Phase):
         shape = (*batch.mask.shape, meta.config.code_size)
         noise = torch.randn(shape, generator=self._noise, device=batch.mask.device)
         switch_noise = torch.rand(batch.mask.shape, generator=self._noise, device=batch.mask.device)
-        starts, whole = None, batch.mask.sum()
-        if config.cut_share:
-            pasts = [random_starts(batch.mask, config.cut_share, self._noise) for _ in range(config.cuts)]
-            kept = sum(batch.since(start).mask.sum() for start in pasts)
-            starts, scale = [self.own(start) for start in pasts], whole / kept
-        batch, noise, switch_noise = map(self.own, (batch, noise, switch_noise))
+        whole = batch.mask.sum()
+        drawn = torch.rand(len(batch), config.cuts, 2, generator=self._noise, device=batch.mask.device)
+        batch, noise, switch_noise, drawn = map(self.own, (batch, noise, switch_noise, drawn))
         with torch.set_grad_enabled(config.co_training is not None):
             residual = base.lower(base.embed(batch.observation[:, :-1]), meta.layer)
         codes = meta(residual, batch.mask, noise, switch_noise=switch_noise)
-        if starts is None:
-            nll = self._action_nll(batch, residual, codes.code)
+        if config.cut_share:
+            places = batch.mask & (codes.beta > 0.5) if config.cut_at == "switches" else batch.mask
+            starts = [chosen_starts(places, config.cut_share, drawn[:, cut]) for cut in range(config.cuts)]
+            kept = self.summed(sum(batch.since(start).mask.sum() for start in starts))
+            nll = whole / kept * sum(self._nll_since(start, batch, codes.code) for start in starts)
         else:
-            nll = scale * sum(self._nll_since(start, batch, codes.code) for start in starts)
+            nll = self._action_nll(batch, residual, codes.code)
         return nll, codes.proposal.kl()[batch.mask].sum(), codes.beta[batch.mask].sum()
 
     def _action_nll(self, batch: Trajectories, residual: torch.Tensor, code: torch.Tensor) -> torch.Tensor:
