@@ -257,6 +257,9 @@ LINES: dict[str, tuple[Callable[[list[str]], int], list[str], str]] = {
     "evaluate at a temperature of text": (
         rllib, ["evaluate", "gridworld", "--config", '{"action_temperature": "x"}'], "above 0"
     ),
+    "evaluate on a slate of text": (
+        rllib, ["evaluate", "gridworld", "--config", '{"clean_slate": "x"}'], "clean_slate"
+    ),
     "evaluate in a world of three": (rllib, ["evaluate", "gridworld", "--config", '{"env_config": 3}'], "env_config"),
     "evaluate in a world it does not know": (
         rllib, ["evaluate", "gridworld", "--env-config", '{"preset": "medium"}'], "another world"

@@ -151,6 +151,7 @@ def test_the_internal_environment_by_its_id(tiny_weights: Path, bound: float | N
         ({"bound": math.inf}, "bound"),
         ({"switch_threshold": "high"}, "switch_threshold"),
         ({"action_temperature": math.nan}, "action_temperature"),
+        ({"clean_slate": "no"}, "clean_slate"),
         ({"world": {"grid_size": 9}}, "another world"),
         ({"world": {"colours": 9}}, "colours"),
         ({"world": [1]}, "env_config.world"),

@@ -17,6 +17,7 @@ from irl_ray import load_agent
 from irl_ray.envs.gridworld import GridPinpadVectorEnv
 from irl_ray.envs.worlds import gridworld_spec, vector_env
 from irl_ray.errors import UserError
+from irl_ray.internal.agent import Agent
 from irl_ray.internal.internal_env import InternalVectorEnv
 from irl_ray.internal.rollout import roll_out
 from irl_ray.internal.sampler import Episodes, sample_code_episodes, sample_raw_episodes
@@ -263,6 +264,23 @@ def test_agent_acts_without_ray(tiny_weights):
         "assert 'ray' not in sys.modules, 'ray was imported'"
     )
     subprocess.run([sys.executable, "-c", code, str(tiny_weights)], check=True)
+
+
+@pytest.mark.parametrize("layer", [0, 1])
+def test_an_agent_starts_its_memory_anew_as_it_was_trained(tiny_world, layer):
+    """The caches of both halves hold the steps since the last code, and the switch's memory all of them."""
+    for clean in (False, True):
+        parts = make_agent(tiny_world, layer=layer, initial_switch_bias=0.3)
+        parts.policy = CodePolicy(CodePolicyConfig(32, 4, 8, clean_slate=clean)).requires_grad_(False)
+        agent, env, since = Agent(parts, seed=1), GridPinpadVectorEnv(1, preset="tiny"), 0
+        env.reset(seed=[5])
+        for _ in range(12):
+            before = agent.decisions
+            action = agent.act(env.entities[0])
+            since = 1 if agent.decisions > before and clean else since + 1
+            assert [int(cache["length"]) for cache in agent._base] == [since] * 2
+            env.step(np.array([action]))
+        assert 1 < agent.decisions < 12
 
 
 def test_a_low_action_temperature_takes_the_most_likely_action():

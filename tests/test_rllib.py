@@ -14,6 +14,7 @@ from conftest import make_agent
 from irl_ray import InternalRLConfig, RawRLConfig, load_agent
 from irl_ray.envs.worlds import gridworld_spec
 from irl_ray.errors import UserError
+from irl_ray.internal.sampler import sample_code_episodes
 from irl_ray.models import weights
 from irl_ray.models.weights import fingerprint
 from irl_ray.rllib.algorithms import NoRunnerError
@@ -349,6 +350,23 @@ def test_forced_switching_decides_at_every_raw_step(tiny_weights):
     result = algorithm.train()["env_runners"]
     algorithm.stop()
     assert result["raw_steps_per_code"] == 1.0 and result["codes_per_episode"] > 3
+
+
+def test_a_clean_slate_is_sampled_with_and_kept(tiny_weights, tmp_path):
+    """The memory starts anew in the runners, and in whatever acts with the policy later."""
+    algorithm = internal(tiny_weights).internal(clean_slate=True).build_algo()
+    runner = algorithm.env_runner
+    seeds = range(24)
+    sampled = runner.run_episodes(seeds, True)
+    policy, world = algorithm.get_module().policy, runner.world
+    for clean in (True, False):
+        alone = sample_code_episodes(runner.agent, policy, world, seeds, action_temperature=1.0, clean_slate=clean)
+        assert (sampled.raw_steps.tolist() == alone.raw_steps.tolist()) == clean
+    algorithm.save(str(tmp_path / "checkpoint"))
+    algorithm.stop()
+    assert weights.load(tmp_path / "checkpoint").policy.config.clean_slate
+    with pytest.raises(UserError, match="clean_slate"):
+        internal(tiny_weights).internal(clean_slate="no").validate()
 
 
 @pytest.mark.parametrize("temperature", [0.3, 2.0])

@@ -282,6 +282,8 @@ def _settings_as_flags(options: argparse.Namespace) -> None:
         raise UserError(f"env_config: expected a mapping of settings, got {options.env_config!r}")
     if type(options.seed) is not int or options.seed < 0:
         raise UserError(f"--seed: expected a whole number of at least 0, got {options.seed!r}")
+    if not isinstance(options.clean_slate, bool | None):
+        raise UserError(f"--config: clean_slate: expected true or false, got {options.clean_slate!r}")
     for name, least, most in (("switch_threshold", 0, 1), ("action_temperature", 1e-9, math.inf)):
         value = getattr(options, name)
         number = isinstance(value, (int, float)) and not isinstance(value, bool)

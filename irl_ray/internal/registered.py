@@ -55,6 +55,8 @@ def internal_vector_env(
     for name, value in {"action_temperature": action_temperature, "bound": bound}.items():
         if not (_is_number(value) and value > 0) and not (name == "bound" and value is None):
             raise UserError(f"env_config.{name}: expected a number above 0, got {value!r}")
+    if not isinstance(clean_slate, bool):
+        raise UserError(f"env_config.clean_slate: expected true or false, got {clean_slate!r}")
     if not isinstance(metacontroller, str):
         raise UserError(f"env_config.metacontroller: expected a name or a folder of weights, got {metacontroller!r}")
     agent = weights.load(metacontroller, "metacontroller")
@@ -64,7 +66,7 @@ def internal_vector_env(
         num_envs,
         threshold=float(switch_threshold),
         action_temperature=float(action_temperature),
-        clean_slate=bool(clean_slate),
+        clean_slate=clean_slate,
         autoreset=autoreset,
     )
     if bound is not None:
