@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import pytest
 import torch
 
+import irl_ray as irl_ray_package
 from irl_ray.analysis.economics import Worth, _priors, code_economics
 from irl_ray.cli.irl_ray import main as irl_ray
 from irl_ray.data.floors import action_floors
@@ -14,6 +16,7 @@ from irl_ray.data.gridworld import GridworldExpert
 from irl_ray.data.trajectories import random_starts
 from irl_ray.envs.pinpad import PinpadSpec
 from irl_ray.envs.worlds import gridworld_spec
+from irl_ray.models import weights
 
 SMALL = gridworld_spec({"preset": "small"})
 
@@ -51,6 +54,27 @@ def test_a_past_that_begins_anywhere_makes_goals_dear_and_nudges_cheap():
     assert cut["subgoal"].left > 0.2 and cut["every colour"].left == pytest.approx(0, abs=1e-4)
     best = lambda alpha: min(("subgoal", "every colour", "nudge"), key=lambda name: cut[name].objective(alpha))
     assert best(0.05) == "every colour" and best(0.3) == "subgoal"
+
+
+def test_the_page_tells_what_the_command_says():
+    page = (Path(irl_ray_package.__file__).parent / "docs" / "codes.md").read_text(encoding="utf-8")
+    expert, random = GridworldExpert(SMALL, ties="rule"), torch.Generator().manual_seed(0)
+    batch = expert.sample(4096, random)
+    whole = code_economics(expert, batch)
+    cut = code_economics(expert, batch, random_starts(batch.mask, 1.0, random))
+    shown = {"no code": "none", "subgoal": "the pair", "every colour": "each colour", "nudge": "nudge"}
+    for name, words in shown.items():
+        left = [f"{abs(w[name].left):.2f}".removeprefix("0.") for w in (whole, cut)]
+        left = [text if "." in text else f".{text}" for text in left]
+        cost = f"{whole[name].cost:.2f}".replace("0.45", ".45") if whole[name].cost else "0"
+        assert f"| {words} | {left[0]} | {left[1]} | {cost} |" in page
+    gates = weights.load("gridworld_windows").metrics["pretrain"]
+    for layer in (1, 2):
+        seen, known = (
+            f"{gates[f'control_success{way}/layer_{layer}']:.3f}".removeprefix("0") for way in ("", "_training_tasks")
+        )
+        assert f"{seen} ({known}) |" in page
+    assert f"**.{gates['control_success/layer_0'] * 1000:.0f}**" in page
 
 
 def test_priors_by_hand():

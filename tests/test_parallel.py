@@ -24,6 +24,7 @@ MADE = {
     "CompILE": lambda settings: CompILE(compile_config(settings)),
 }
 TINY = {"preset": "tiny", "steps": 6, "report_every": 1, "batch_size": 13, "length_groups": 2}
+CUT = {"cut_share": 0.8, "cut_at": "switches", "cuts": 2}
 TAUGHT = {"teacher": {"steps": 4, "weigh_after": 2, "trajectories": 64, "min_contrast": 0.0, "fill_prior": True}}
 
 
@@ -43,7 +44,7 @@ def _run(run: str, settings: dict[str, Any]) -> dict[str, Any]:
     return {"metrics": metrics, "gradients": gradients, "trained": phase.trained.state_dict()}
 
 
-@pytest.mark.parametrize("run, more", [("Pretrain", {}), ("Discover", {}), ("Discover", TAUGHT), ("CompILE", {})])
+@pytest.mark.parametrize("run, more", [("Pretrain", {}), ("Discover", CUT), ("Discover", TAUGHT), ("CompILE", {})])
 def test_two_workers_take_the_steps_of_one(run: str, more: dict, tmp_path: Path, tiny_weights: Path):
     settings = {**TINY, **({} if run == "Pretrain" else {"base": str(tiny_weights)}), **more}
     alone = _run(run, settings)

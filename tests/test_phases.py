@@ -234,6 +234,12 @@ def test_a_resumed_run_equals_an_uninterrupted_one(phase_name, tiny_weights, tmp
     assert fingerprint(whole.trained) == fingerprint(second.trained)
 
 
+@pytest.mark.parametrize("wrong", [{"ties": "fair"}, {"cut_at": "ends"}, {"cut_share": 1.5}, {"cuts": 2}])
+def test_cuts_and_ties_that_mean_nothing_are_refused(wrong, tiny_weights):
+    with pytest.raises(UserError, match=next(iter(wrong))):
+        discover(tiny_weights, **wrong)
+
+
 def test_alpha_is_held_then_ramped(tiny_weights):
     phase = discover(tiny_weights, alpha=0.4, alpha_hold=0.25, alpha_ramp=0.75, steps=100)
     seen = []

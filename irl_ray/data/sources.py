@@ -71,6 +71,8 @@ def open_demonstrations(
         if env_id(world) != GRIDWORLD_ID:
             raise UserError(f"config.data: missing; {how_to_collect(world, 'data/ant')}")
         return GridworldExpert(world, noise, device, ties)
+    if ties != "free":
+        raise UserError(f"config.ties: {ties!r} is for the gridworld's stream; stored demonstrations are as they are")
     from irl_ray.data.shards import StoredDemonstrations  # needs pyarrow, which a gridworld does not
 
     stored = StoredDemonstrations(data, truth)

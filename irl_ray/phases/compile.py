@@ -83,7 +83,7 @@ class CompILE(Phase):
         self.agent.policy = None
         self.agent.forget("discover", "InternalRL", "RawRL")
         super().__init__(config, nn.ModuleDict({"metacontroller": meta, "base": base, "segmenter": segmenter}))
-        self.demonstrations = open_demonstrations(self.agent.world, config.data, device=config.device)
+        self.demonstrations = open_demonstrations(self.agent.world, config.data, ties=config.ties, device=config.device)
         self._noise = torch.Generator(device=config.device)
         self._batches: Iterator[Trajectories] | None = None
 
@@ -138,7 +138,7 @@ class CompILE(Phase):
         """As of discovery; `causal/...` is the alignment of the switch that internal RL will use."""
         config, agent = self.config, self.agent
         self.trained.cpu().eval()
-        expert = open_demonstrations(agent.world, config.data, truth=True)
+        expert = open_demonstrations(agent.world, config.data, ties=config.ties, truth=True)
         random = torch.Generator().manual_seed(torch_seed(config.seed, "compile", "gates"))
         batch = expert.sample(config.gate_episodes, random)
         found, total = agent.segmenter(batch.observation, batch.mask), batch.mask.sum()

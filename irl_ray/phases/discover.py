@@ -19,6 +19,7 @@ from torch import nn
 
 from irl_ray.analysis.codes import class_mean_codes, codes_of, injected_success, metacontroller_gates
 from irl_ray.config import build, check_above_zero, check_at_least, check_device, check_share, to_plain
+from irl_ray.data.gridworld import TIES
 from irl_ray.data.sources import open_demonstrations
 from irl_ray.data.trajectories import Trajectories, chosen_starts, pick, shifted
 from irl_ray.envs.worlds import ANT_ID, GRIDWORLD_ID, POST_TRAINING_TASKS, preset_of
@@ -79,6 +80,8 @@ class CodesConfig:
         check_at_least(self, steps=1, batch_size=1, length_groups=1, gate_episodes=1, report_every=1)
         check_at_least(self, seed=0, num_workers=0, switch_threshold=0, switch_tolerance=0)
         check_above_zero(self, "action_temperature")
+        if self.ties not in TIES:
+            raise UserError(f"ties: expected one of {', '.join(TIES)}, got {self.ties!r}")
 
 
 @dataclass
@@ -93,8 +96,8 @@ class DiscoverConfig(CodesConfig):
         alpha: α, weight of the KL.
         cut_share: share of the trajectories whose past the base model sees from a random step on alone, while codes and
             switches come from the whole sequence (ours). The action NLL is that of the steps after the cut, scaled to
-            the whole; a code has to be worth something at every step of its segment, wherever the past begins. 0 is
-            the paper's.
+            the whole, so that later steps weigh more; a code has to be worth something at every step of its segment,
+            wherever the past begins. 0 is the paper's.
         cut_at: "anywhere", or at the "switches" that the metacontroller made: then a code has to say all that the past
             before it told, as it must where the memory starts anew with every code.
         cuts: how many such pasts are learned from for each trajectory, all with the same codes.
@@ -121,6 +124,8 @@ class DiscoverConfig(CodesConfig):
         check_share(self, "cut_share")
         if self.cut_at not in ("anywhere", "switches"):
             raise UserError(f"cut_at: expected 'anywhere' or 'switches', got {self.cut_at!r}")
+        if not self.cut_share and (self.cuts, self.cut_at) != (1, "anywhere"):
+            raise UserError("cuts and cut_at: have no effect without cut_share; give it, or leave them out")
         if self.co_training not in (None, "pretrained", "scratch"):
             raise UserError(f"co_training: expected null, 'pretrained' or 'scratch', got {self.co_training!r}")
         if self.co_training and self.teacher.steps:
@@ -379,14 +384,15 @@ class Discover(Phase):
         noise = torch.randn(shape, generator=self._noise, device=batch.mask.device)
         switch_noise = torch.rand(batch.mask.shape, generator=self._noise, device=batch.mask.device)
         whole = batch.mask.sum()
-        drawn = torch.rand(len(batch), config.cuts, 2, generator=self._noise, device=batch.mask.device)
+        cuts = config.cuts if config.cut_share else 0
+        drawn = torch.rand(len(batch), cuts, 2, generator=self._noise, device=batch.mask.device)
         batch, noise, switch_noise, drawn = map(self.own, (batch, noise, switch_noise, drawn))
         with torch.set_grad_enabled(config.co_training is not None):
             residual = base.lower(base.embed(batch.observation[:, :-1]), meta.layer)
         codes = meta(residual, batch.mask, noise, switch_noise=switch_noise)
         if config.cut_share:
             places = batch.mask & (codes.beta > 0.5) if config.cut_at == "switches" else batch.mask
-            starts = [chosen_starts(places, config.cut_share, drawn[:, cut]) for cut in range(config.cuts)]
+            starts = [chosen_starts(places, config.cut_share, drawn[:, cut]) for cut in range(cuts)]
             kept = self.summed(sum(batch.since(start).mask.sum() for start in starts))
             nll = whole / kept * sum(self._nll_since(start, batch, codes.code) for start in starts)
         else:

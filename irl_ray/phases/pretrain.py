@@ -271,7 +271,7 @@ class Pretrain(Phase):
         total = batch.mask.sum()
         sums = torch.zeros(3, device=total.device)
         for part in batch.split_by_length(config.length_groups):
-            losses = pretraining_losses(base, self.own(part), static=bool(config.static_weight))
+            losses = pretraining_losses(base, self.own(part))
             action, moved, cell = losses
             ((action + config.observation_weight * moved + other * cell) / total).backward()
             sums += torch.stack(losses).detach() / total
@@ -353,11 +353,9 @@ class Pretrain(Phase):
         return Artefact(self.config.world, self.base)
 
 
-def pretraining_losses(
-    base: SequenceModel, batch: Trajectories, static: bool = True
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def pretraining_losses(base: SequenceModel, batch: Trajectories) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Sums over steps, in nats: -log p(a_t), -log p of what moves next, and -log p of the static cells
-    (gridworld; 0 where it is not asked for) or of the cells that are entered (ant)."""
+    (gridworld) or of the cells that are entered (ant)."""
     observation, mask = batch.observation[:, :-1], batch.mask
     top = base.upper(base.embed(observation), 0)
     action = -base.action_log_prob(top[mask], batch.action[mask]).sum()
@@ -367,8 +365,6 @@ def pretraining_losses(
         moved = 0.5 * (base.observation_change(hidden[mask]) - change).square().sum()
         return action, moved, base.cell_nll(top, batch)
     agent = F.cross_entropy(base.agent_logits(hidden[mask]), batch.observation[:, 1:, -1][mask], reduction="sum")
-    if not static:
-        return action, agent, torch.zeros_like(agent)
     some = mask[:, ::STATIC_EVERY]
     static_logits = base.static_logits(hidden[:, ::STATIC_EVERY][some])
     cells = observation[:, ::STATIC_EVERY, :-1][some]
