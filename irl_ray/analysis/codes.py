@@ -17,6 +17,7 @@ from irl_ray.data.trajectories import Trajectories
 from irl_ray.envs.pinpad import PinpadSpec
 from irl_ray.internal.rollout import roll_out
 from irl_ray.models.metacontroller import Codes
+from irl_ray.models.steering import steered_log_prob
 from irl_ray.models.weights import Artefact
 
 
@@ -60,14 +61,24 @@ def subgoal_starts(batch: Trajectories) -> tuple[np.ndarray, np.ndarray]:
 
 
 @torch.no_grad()
-def codes_of(agent: Artefact, batch: Trajectories, threshold: float | None) -> tuple[Codes, float]:
-    """The metacontroller's mean codes on demonstrations and the action NLL they give."""
+def codes_of(
+    agent: Artefact, batch: Trajectories, threshold: float | None, clean_slate: bool = False
+) -> tuple[Codes, float]:
+    """The metacontroller's mean codes on demonstrations and the action NLL they give.
+
+    Args:
+        agent: base model and metacontroller.
+        batch: demonstrations.
+        threshold: beta at or above it is a switch; None leaves beta as it is.
+        clean_slate: whether the base model's memory starts anew at every switch.
+    """
     base, meta = agent.base, agent.metacontroller
     residual = base.lower(base.embed(batch.observation[:, :-1]), meta.layer)
     noise = residual.new_zeros(*batch.mask.shape, meta.config.code_size)
     codes = meta(residual, batch.mask, noise, threshold)
-    top = base.upper(meta.control(residual, codes.code), meta.layer)
-    return codes, float(-base.action_log_prob(top[batch.mask], batch.action[batch.mask]).mean())
+    begins = codes.beta > 0.5 if clean_slate else None
+    log_prob = steered_log_prob(base, meta, batch, residual, codes.code, begins)
+    return codes, float(-log_prob.sum() / batch.mask.sum())
 
 
 def code_meaning(codes: Tensor, batch: Trajectories, samples: int = 6000) -> dict[str, float]:
@@ -152,7 +163,7 @@ def injected_success(
 
 
 def metacontroller_gates(
-    agent: Artefact, batch: Trajectories, threshold: float, tolerance: int = 1
+    agent: Artefact, batch: Trajectories, threshold: float, tolerance: int = 1, clean_slate: bool = False
 ) -> dict[str, float]:
     """Alignment, losses and meaning of a metacontroller on clean held-out demonstrations.
 
@@ -161,9 +172,10 @@ def metacontroller_gates(
         batch: held-out demonstrations.
         threshold: beta at or above it is a switch.
         tolerance: steps by which a switch may miss a subgoal change.
+        clean_slate: whether the base model's memory starts anew at every switch.
     """
-    soft, soft_nll = codes_of(agent, batch, None)
-    hard, hard_nll = codes_of(agent, batch, threshold)
+    soft, soft_nll = codes_of(agent, batch, None, clean_slate)
+    hard, hard_nll = codes_of(agent, batch, threshold, clean_slate)
     return {
         "eval/action_nll": soft_nll,
         "eval/action_nll_hard": hard_nll,

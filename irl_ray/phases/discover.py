@@ -21,11 +21,12 @@ from irl_ray.analysis.codes import class_mean_codes, codes_of, injected_success,
 from irl_ray.config import build, check_above_zero, check_at_least, check_device, check_share, to_plain
 from irl_ray.data.gridworld import TIES
 from irl_ray.data.sources import open_demonstrations
-from irl_ray.data.trajectories import Trajectories, chosen_starts, pick, shifted
+from irl_ray.data.trajectories import Trajectories, chosen_starts
 from irl_ray.envs.worlds import ANT_ID, GRIDWORLD_ID, POST_TRAINING_TASKS, preset_of
 from irl_ray.errors import UserError
 from irl_ray.models import weights
 from irl_ray.models.metacontroller import Metacontroller, MetacontrollerConfig
+from irl_ray.models.steering import steered_log_prob
 from irl_ray.models.weights import Artefact, new_base
 from irl_ray.phases.hindsight import OutcomeTeacher, TeacherConfig
 from irl_ray.phases.training import OptimizerConfig, Phase, check_usable
@@ -94,13 +95,11 @@ class DiscoverConfig(CodesConfig):
         start_from: name or folder of a metacontroller of the same shape to go on from; None for fresh weights.
         teacher: label-free warm start (ours), off unless its `steps` are given.
         alpha: α, weight of the KL.
-        cut_share: share of the trajectories whose past the base model sees from a random step on alone, while codes and
-            switches come from the whole sequence (ours). The action NLL is that of the steps after the cut, scaled to
-            the whole, so that later steps weigh more; a code has to be worth something at every step of its segment,
-            wherever the past begins. 0 is the paper's.
-        cut_at: "anywhere", or at the "switches" that the metacontroller made: then a code has to say all that the past
-            before it told, as it must where the memory starts anew with every code.
-        cuts: how many such pasts are learned from for each trajectory, all with the same codes.
+        clean_slate: whether the base model's memory starts anew at every switch, as it may in internal RL (ours; False
+            in the paper): a code then has to say all that the past before it told.
+        cut_share: share of the trajectories in which it starts anew at random steps, while codes and switches come from
+            the whole sequence (ours; 0 in the paper): a code has to be worth something wherever the past begins.
+        cuts: at how many steps of such a trajectory.
         alpha_hold: share of the run during which α is zero.
         alpha_ramp: share of the run at whose end α has grown, linearly, to its full value.
         gates_at_reports: measure alignment and meaning with every report, not only at the end. They use
@@ -110,8 +109,8 @@ class DiscoverConfig(CodesConfig):
     co_training: str | None = None
     start_from: str | None = None
     teacher: TeacherConfig = field(default_factory=TeacherConfig)
+    clean_slate: bool = False
     cut_share: float = 0.0
-    cut_at: str = "anywhere"
     cuts: int = 1
     alpha: float = 0.17
     alpha_hold: float = 0.0
@@ -122,10 +121,8 @@ class DiscoverConfig(CodesConfig):
         super().__post_init__()
         check_at_least(self, alpha=0, alpha_hold=0, alpha_ramp=0, cuts=1)
         check_share(self, "cut_share")
-        if self.cut_at not in ("anywhere", "switches"):
-            raise UserError(f"cut_at: expected 'anywhere' or 'switches', got {self.cut_at!r}")
-        if not self.cut_share and (self.cuts, self.cut_at) != (1, "anywhere"):
-            raise UserError("cuts and cut_at: have no effect without cut_share; give it, or leave them out")
+        if not self.cut_share and self.cuts != 1:
+            raise UserError("cuts: has no effect without cut_share; give it, or leave cuts out")
         if self.co_training not in (None, "pretrained", "scratch"):
             raise UserError(f"co_training: expected null, 'pretrained' or 'scratch', got {self.co_training!r}")
         if self.co_training and self.teacher.steps:
@@ -383,34 +380,27 @@ class Discover(Phase):
         shape = (*batch.mask.shape, meta.config.code_size)
         noise = torch.randn(shape, generator=self._noise, device=batch.mask.device)
         switch_noise = torch.rand(batch.mask.shape, generator=self._noise, device=batch.mask.device)
-        whole = batch.mask.sum()
         cuts = config.cuts if config.cut_share else 0
         drawn = torch.rand(len(batch), cuts, 2, generator=self._noise, device=batch.mask.device)
         batch, noise, switch_noise, drawn = map(self.own, (batch, noise, switch_noise, drawn))
         with torch.set_grad_enabled(config.co_training is not None):
             residual = base.lower(base.embed(batch.observation[:, :-1]), meta.layer)
         codes = meta(residual, batch.mask, noise, switch_noise=switch_noise)
-        if config.cut_share:
-            places = batch.mask & (codes.beta > 0.5) if config.cut_at == "switches" else batch.mask
-            starts = [chosen_starts(places, config.cut_share, drawn[:, cut]) for cut in range(cuts)]
-            kept = self.summed(sum(batch.since(start).mask.sum() for start in starts))
-            nll = whole / kept * sum(self._nll_since(start, batch, codes.code) for start in starts)
-        else:
-            nll = self._action_nll(batch, residual, codes.code)
-        return nll, codes.proposal.kl()[batch.mask].sum(), codes.beta[batch.mask].sum()
+        begins = self._begins(codes.beta, batch.mask, drawn)
+        log_prob = steered_log_prob(base, meta, batch, residual, codes.code, begins)
+        return -log_prob.sum(), codes.proposal.kl()[batch.mask].sum(), codes.beta[batch.mask].sum()
 
-    def _action_nll(self, batch: Trajectories, residual: torch.Tensor, code: torch.Tensor) -> torch.Tensor:
-        """Sum over steps of -log p(a_t | o_{1:t}, z_{1:t})."""
-        base, meta = self.agent.base, self.agent.metacontroller
-        top = base.upper(meta.control(residual, code), meta.layer)
-        return -base.action_log_prob(top[batch.mask], batch.action[batch.mask]).sum()
-
-    def _nll_since(self, start: torch.Tensor, batch: Trajectories, code: torch.Tensor) -> torch.Tensor:
-        """The same of the steps from `start` [B] on, before which the base model has seen nothing."""
-        base, part = self.agent.base, batch.since(start)
-        with torch.set_grad_enabled(self.config.co_training is not None):
-            residual = base.lower(base.embed(part.observation[:, :-1]), self.agent.metacontroller.layer)
-        return self._action_nll(part, residual, pick(code, shifted(start, code.shape[1])))
+    def _begins(self, beta: torch.Tensor, mask: torch.Tensor, drawn: torch.Tensor) -> torch.Tensor | None:
+        """bool [B, T]: where the base model's memory starts anew, by two numbers in [0, 1) for each cut, [B, cuts, 2];
+        None where it sees the whole past."""
+        config = self.config
+        if not (config.clean_slate or config.cut_share):
+            return None
+        begins = (beta > 0.5) & config.clean_slate
+        for cut in drawn.unbind(1):
+            start = chosen_starts(mask, config.cut_share, cut)
+            begins = begins | F.one_hot(start, mask.shape[1]).bool()
+        return begins
 
     def state(self) -> dict[str, Any]:
         """As for every phase, and the teacher."""
@@ -438,7 +428,9 @@ class Discover(Phase):
         if not config.gates_at_reports:
             return {}
         self.agent.base.cpu(), self.agent.metacontroller.cpu()
-        found = metacontroller_gates(self.agent, self._held_out(), config.switch_threshold, config.switch_tolerance)
+        found = metacontroller_gates(
+            self.agent, self._held_out(), config.switch_threshold, config.switch_tolerance, config.clean_slate
+        )
         self.agent.base.to(config.device), self.agent.metacontroller.to(config.device)
         return found
 
@@ -448,7 +440,9 @@ class Discover(Phase):
         config, agent = self.config, self.agent
         agent.base.cpu().eval(), agent.metacontroller.cpu().eval()
         batch = self._held_out()
-        result = metacontroller_gates(agent, batch, config.switch_threshold, config.switch_tolerance)
+        result = metacontroller_gates(
+            agent, batch, config.switch_threshold, config.switch_tolerance, config.clean_slate
+        )
         codes, _ = codes_of(agent, batch, config.switch_threshold)
         return result | code_gates(config, agent, codes.code, batch)
 
