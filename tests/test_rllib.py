@@ -135,6 +135,24 @@ def test_the_loss_is_that_of_a_plain_loop_and_shares_add_up(tiny_weights):
     algorithm.stop()
 
 
+def test_a_learning_rate_falls_with_the_decisions_taken(tiny_weights):
+    """RLlib's schedule: linear in between, constant after its last point."""
+    schedule = [[0, 1e-2], [200, 2e-3]]
+    algorithm = internal(tiny_weights, lr=schedule).build_algo()
+    learner, skipped = algorithm.learner_group._learner, 0
+    (optimizer,) = learner._named_optimizers.values()
+    rate = lambda: optimizer.param_groups[0]["lr"]  # noqa: E731
+    assert rate() == 1e-2
+    seen = []
+    while not seen or seen[-1] < 250:
+        result = algorithm.train()
+        if skipped == (skipped := result["num_updates_skipped_lifetime"]):
+            seen.append(result["env_runners"]["num_env_steps_sampled_lifetime"])
+            assert rate() == pytest.approx(np.interp(seen[-1], *zip(*schedule)))
+    assert seen[0] < 200 and rate() == pytest.approx(2e-3)
+    algorithm.stop()
+
+
 @pytest.mark.parametrize("returns", [0.0, 1.0])
 def test_a_batch_in_which_all_episodes_did_alike_changes_nothing(returns, tiny_weights, monkeypatch):
     """Neither the policy nor AdamW's momentum, which would carry the policy on; it is counted."""

@@ -56,6 +56,16 @@ def test_what_must_be_above_zero(key: str):
 
 
 @pytest.mark.parametrize(
+    "schedule",
+    [[], [[0, 1e-2]], [[1, 1e-2], [9, 1e-3]], [[0, 1e-2], [9, 0]], [[0, 1e-2], [9, 1e-3], [9, 1e-4]], [[0, 1e-2], [9]],
+     [[0, 1e-2], [9, "low"]], [[0, 1e-2], [math.inf, 1e-3]], [1e-2, 1e-3]],
+)  # fmt: skip
+def test_a_schedule_of_the_learning_rate(schedule: list):
+    with pytest.raises(UserError, match="config.lr: expected a number above 0, or"):
+        validated("lr", schedule)
+
+
+@pytest.mark.parametrize(
     "policy",
     [{"hidden": 1.5}, {"hidden": 0}, {"hidden": "wide"}, {"log_std": math.nan}, {"log_std": [0]}, {"learn_std": 1},
      {"hiden": 8}, {"code_size": 3}, {"switch_threshold": 0.5}, [1], 3],

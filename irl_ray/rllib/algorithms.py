@@ -33,6 +33,7 @@ from ray.rllib.utils.metrics import (
     EVALUATION_RESULTS,
     LEARNER_RESULTS,
     LEARNER_UPDATE_TIMER,
+    NUM_ENV_STEPS_SAMPLED_LIFETIME,
     SYNCH_WORKER_WEIGHTS_TIMER,
     TIMERS,
 )
@@ -180,7 +181,12 @@ class EpisodePolicyGradient(Algorithm):
             batches = [to_batch(episodes.select(order[i::shards]), advantages[i::shards], each) for i in range(shards)]
             data = TrainingData(batches=batches) if shards > 1 else TrainingData(batch=batches[0])
         with self.metrics.log_time((TIMERS, LEARNER_UPDATE_TIMER)):
-            results = self.learner_group.update(training_data=data, num_epochs=self.config.num_epochs)
+            decided = self.metrics.peek((ENV_RUNNER_RESULTS, NUM_ENV_STEPS_SAMPLED_LIFETIME))
+            results = self.learner_group.update(
+                training_data=data,
+                num_epochs=self.config.num_epochs,
+                timesteps={NUM_ENV_STEPS_SAMPLED_LIFETIME: decided},
+            )
         self.metrics.aggregate(results, key=LEARNER_RESULTS)
         with self.metrics.log_time((TIMERS, SYNCH_WORKER_WEIGHTS_TIMER)):
             local = self.env_runner_group.local_env_runner

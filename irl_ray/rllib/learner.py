@@ -22,7 +22,8 @@ class EpisodePolicyGradientLearner(TorchLearner):
     def configure_optimizers_for_module(self, module_id: str, config: Any = None) -> None:
         module = self._module[module_id]
         trained = [p for p in self.get_parameters(module) if p.requires_grad]
-        optimizer = torch.optim.AdamW(trained, lr=config.lr, weight_decay=config.weight_decay)
+        first = config.lr if isinstance(config.lr, (int, float)) else config.lr[0][1]
+        optimizer = torch.optim.AdamW(trained, lr=first, weight_decay=config.weight_decay)
         self.register_optimizer(module_id=module_id, optimizer=optimizer, params=trained, lr_or_lr_schedule=config.lr)
 
     def _create_iterator_if_necessary(

@@ -5,6 +5,8 @@ from __future__ import annotations
 import inspect
 import math
 import typing
+from collections.abc import Sequence
+from itertools import pairwise
 from numbers import Integral, Real
 from typing import Any
 
@@ -88,6 +90,9 @@ def check_numbers(config: AlgorithmConfig) -> None:
         if value is None and standard.get(key, NotProvided) is None:
             continue
         here = f"config.{key}"
+        if key == "lr" and isinstance(value, (list, tuple)):
+            _check_schedule(here, value)
+            continue
         if kind is bool:
             if not isinstance(value, bool):
                 raise UserError(f"{here}: expected true or false, got {value!r}")
@@ -105,6 +110,29 @@ def check_numbers(config: AlgorithmConfig) -> None:
 
     if config.grad_clip_by not in ("value", "norm", "global_norm"):
         raise UserError(f"config.grad_clip_by: expected value, norm or global_norm, got {config.grad_clip_by!r}")
+
+
+def _check_schedule(here: str, value: Sequence[Any]) -> None:
+    """RLlib's [[0, first], [decisions, later], ...], linear in between and constant after the last.
+
+    Raises:
+        UserError: naming the setting, where it is something else.
+    """
+    numbers = [x for point in value if isinstance(point, (list, tuple)) and len(point) == 2 for x in point]
+    usable = all(isinstance(x, Real) and not isinstance(x, bool) and math.isfinite(x) for x in numbers)
+    steps, rates = numbers[::2], numbers[1::2]
+    if (
+        len(numbers) != 2 * len(value)
+        or len(value) < 2
+        or not usable
+        or steps[0] != 0
+        or any(b <= a for a, b in pairwise(steps))
+        or min(rates) <= 0
+    ):
+        raise UserError(
+            f"{here}: expected a number above 0, or [[0, FIRST], [DECISIONS, LATER], ...] with growing numbers of "
+            f"decisions and rates above 0, got {value!r}"
+        )
 
 
 def _kinds(cls: type) -> dict[str, type]:
