@@ -56,18 +56,34 @@ def test_a_past_that_begins_anywhere_makes_goals_dear_and_nudges_cheap():
     assert best(0.05) == "every colour" and best(0.3) == "subgoal"
 
 
+def test_a_memory_that_starts_anew_with_every_colour_costs_an_ideal_observer_nothing():
+    """So it changes the way that training takes, not where it should end; without any past only colours say enough."""
+    expert, batch = demonstrations(SMALL, "rule")
+    steps = torch.arange(batch.mask.shape[1]).expand_as(batch.mask)
+    changed = torch.ones_like(batch.mask)
+    changed[:, 1:] = batch.leg[:, 1:] != batch.leg[:, :-1]
+    whole = code_economics(expert, batch)
+    anew = code_economics(expert, batch, torch.where(changed, steps, 0).cummax(1).values)
+    none = code_economics(expert, batch, steps)
+    for name, worth in whole.items():
+        assert anew[name].left == pytest.approx(worth.left, rel=1e-3, abs=1e-3) and anew[name].cost == worth.cost
+    saved = {name: 1 - worth.left / none["no code"].left for name, worth in none.items()}
+    assert saved["nudge"] < 0.1 < 0.4 < saved["subgoal"] < 0.6 < 0.99 < saved["every colour"]
+
+
 def test_the_page_tells_what_the_command_says():
     page = (Path(irl_ray_package.__file__).parent / "docs" / "codes.md").read_text(encoding="utf-8")
     expert, random = GridworldExpert(SMALL, ties="rule"), torch.Generator().manual_seed(0)
     batch = expert.sample(4096, random)
     whole = code_economics(expert, batch)
     cut = code_economics(expert, batch, random_starts(batch.mask, 1.0, random))
+    none = code_economics(expert, batch, torch.arange(batch.mask.shape[1]).expand_as(batch.mask))
     shown = {"no code": "none", "subgoal": "the pair", "every colour": "each colour", "nudge": "nudge"}
     for name, words in shown.items():
-        left = [f"{abs(w[name].left):.2f}".removeprefix("0.") for w in (whole, cut)]
+        left = [f"{abs(w[name].left):.2f}".removeprefix("0.") for w in (whole, cut, none)]
         left = [text if "." in text else f".{text}" for text in left]
         cost = f"{whole[name].cost:.2f}".replace("0.45", ".45") if whole[name].cost else "0"
-        assert f"| {words} | {left[0]} | {left[1]} | {cost} |" in page
+        assert f"| {words} | {left[0]} | {left[1]} | {left[2]} | {cost} |" in page
     gates = weights.load("gridworld_windows").metrics["pretrain"]
     for layer in (1, 2):
         seen, known = (
@@ -93,10 +109,10 @@ def test_nothing_is_left_where_all_is_known():
     assert code_economics(expert, batch)["no code"].left == pytest.approx(0, abs=1e-4)
 
 
-def test_the_command_prints_both_pasts(capsys):
+def test_the_command_prints_every_past(capsys):
     assert irl_ray(["economics", "--episodes", "256"]) == 0
     out = capsys.readouterr().out
-    assert out.count("subgoal ") == 2 and "every colour" in out and "a past from a random step on" in out
+    assert out.count("subgoal ") == 4 and "every colour" in out and "a past from a random step on" in out
     assert irl_ray(["economics", "--ties", "fair"]) == 2
     assert "ties" in capsys.readouterr().err
     assert irl_ray(["economics", "--env-config", '{"preset": "smal"}']) == 2

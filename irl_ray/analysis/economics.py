@@ -9,8 +9,8 @@ floors: ideal observers who know the expert say how many nats are left under
     nudge           it is told the first action of the segment; as many nats as that saves
     every action    it is told all; as many nats as that saves
 
-An observer whose past begins at a random step (windows; cut histories) knows less of the goal, and a nudge that lies
-before its past tells it nothing.
+An observer whose past begins at a random step (windows; memory that starts anew) knows less of the goal, and a nudge
+that lies before its past tells it nothing.
 """
 
 from __future__ import annotations
@@ -47,12 +47,13 @@ def code_economics(expert: GridworldExpert, batch: Trajectories, start: Tensor |
     Args:
         expert: whose they are; without noise.
         batch: demonstrations with labels.
-        start: int64 [B], where each observer's past begins; None for the whole past. What is left is then scaled from
-            the steps after it to the whole, as in discovery with cut histories.
+        start: int64 [B], where each observer's past begins, or [B, T], where it does for each step; None for the whole
+            past. What is left is scaled from the steps after it to the whole.
     """
-    begin = torch.zeros(len(batch), dtype=torch.long) if start is None else start
+    begin = torch.zeros_like(batch.mask, dtype=torch.long)
+    begin = begin if start is None else start.reshape(len(batch), -1).expand_as(begin)
     steps = torch.arange(batch.mask.shape[1])
-    seen = batch.mask & (steps >= begin[:, None])
+    seen = batch.mask & (steps >= begin)
     first = torch.ones_like(batch.mask)
     first[:, 1:] = batch.leg[:, 1:] != batch.leg[:, :-1]
     first &= (batch.leg % batch.world.colours_per_subgoal == 0) & batch.mask
@@ -84,23 +85,23 @@ def _observed(batch: Trajectories, taken: Tensor, begin: Tensor, possible: Tenso
     Args:
         batch: demonstrations with labels.
         taken: [B, T, O], probability of the action taken on the way to each colour.
-        begin: int64 [B], the step.
+        begin: int64 [B, T], the step.
         possible: bool [B, T, O], colours that a code leaves possible; None for all.
     """
     log_taken = taken.clamp_min(1e-9).log()
     steps = torch.arange(batch.mask.shape[1])
     new_leg = torch.ones_like(batch.mask)
     new_leg[:, 1:] = batch.leg[:, 1:] != batch.leg[:, :-1]
-    since = torch.maximum(torch.where(new_leg, steps, 0).cummax(1).values, begin[:, None])
+    since = torch.maximum(torch.where(new_leg, steps, 0).cummax(1).values, begin)
     total = torch.cat([torch.zeros_like(log_taken[:, :1]), log_taken.cumsum(1)], 1)
     evidence = total[:, :-1] - total.gather(1, since[..., None].expand_as(log_taken))
     # The leg in which the past begins, or the one before where the agent stands on the colour that it has just visited.
-    begun = batch.leg.gather(1, begin[:, None]) - (new_leg.gather(1, begin[:, None]) & (begin[:, None] > 0)).long()
+    begun = batch.leg.gather(1, begin) - (new_leg.gather(1, begin) & (begin > 0)).long()
     prior = torch.from_numpy(_priors(batch.world)).float()
     legs = batch.leg.clamp(max=prior.shape[1] - 1)
     # An observer who has seen the start knows that nothing was visited before it.
-    row = torch.where(begin[:, None] == 0, 0, begun + 1)
-    known = prior[batch.task[:, None], legs, row.expand_as(legs)]
+    row = torch.where(begin == 0, 0, begun + 1).clamp(max=prior.shape[2] - 1)  # padding may lie beyond
+    known = prior[batch.task[:, None], legs, row]
     if possible is not None:
         known = known * possible
     likelihood = ((known.clamp_min(1e-12).log() + evidence).softmax(-1) * taken).sum(-1)

@@ -259,7 +259,14 @@ def print_economics(options: argparse.Namespace) -> int:
     world = gridworld_spec(options.env_config, "--env-config")
     expert, random = GridworldExpert(world, ties=options.ties), torch.Generator().manual_seed(options.seed)
     batch = expert.sample(options.episodes, random)
-    starts = {"the whole past": None, "a past from a random step on": random_starts(batch.mask, 1.0, random)}
+    steps = torch.arange(batch.mask.shape[1]).expand_as(batch.mask)
+    changed = torch.cat([torch.zeros_like(batch.leg[:, :1]), batch.leg.diff(dim=1)], 1) != 0
+    starts = {
+        "the whole past": None,
+        "a past from a random step on": random_starts(batch.mask, 1.0, random),
+        "a past since the last colour": torch.where(changed, steps, 0).cummax(1).values,
+        "no past": steps,
+    }
     for past, start in starts.items():
         print(f"{past}, nats per subgoal: left, cost, left + α cost at α =")
         print(f"  {'':<14}{'left':>7}{'cost':>7}" + "".join(f"{alpha:>7g}" for alpha in ALPHAS))
