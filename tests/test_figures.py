@@ -209,6 +209,36 @@ ANT, GRID, MEDIUM = "ant_internal", "gridworld_internal_seeds", "gridworld_inter
 ALPHAS = (0.05, 0.1, 0.17, 0.3, 0.5)
 
 FIGURES = [
+    # Goals from the objective alone.
+    Figure(
+        "| anew at every switch | 0 (`gridworld_windows`) | {} | {}; {} | {}, {} | {} ({}) |",
+        lambda: [
+            card("gridworld_windows")[key]
+            for key in (
+                "eval/action_nll_hard",
+                "switches_per_episode",
+                "switch_f1_legs",
+                "code_subgoal_accuracy",
+                "code_target_accuracy",
+                "injected_success_by_colour",
+                "injected_success_by_colour_training_tasks",
+            )
+        ],
+        page=CODES,
+    ),
+    Figure(
+        "when they act, class means have {} ({}) in the first row",
+        lambda: [
+            card("gridworld_windows")[f"injected_success_by_colour{where}_clean_slate"]
+            for where in ("", "_training_tasks")
+        ],
+        page=CODES,
+    ),
+    Figure(
+        "*controllers trained with labels, same base model* | | | | | *{} ({})* |",
+        lambda: [card("gridworld_windows")[f"control_success{where}/layer_0"] for where in ("", "_training_tasks")],
+        page=CODES,
+    ),
     # Results: the ant.
     Figure(
         "Internal RL, success after 100,352 episodes (mean of the last five updates, codes sampled): median "

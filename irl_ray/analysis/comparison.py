@@ -20,8 +20,8 @@ def method_of(run: str, trial: TrialResult) -> str:
     origin = trial.origin
     temperature = float(trial.params.get("action_temperature", 1.0))
     if run == "RawRL":
-        at = "" if temperature == 1.0 else f", actions at temperature {temperature:g}"
-        return f"{RAW}, lr {trial.params.get('lr', 0):g}{at}"
+        at, rate = "" if temperature == 1.0 else f", actions at temperature {temperature:g}", trial.params.get("lr", 0)
+        return f"{RAW}, lr {rate if isinstance(rate, list) else format(rate, 'g')}{at}"
     if not origin:
         return "codes of unknown origin"
     # Weights without the key are older than it.
@@ -40,7 +40,10 @@ def method_of(run: str, trial: TrialResult) -> str:
     if threshold != 0.5:
         return f"internal RL, switch threshold {threshold:g}"
     if origin.get("discover.teacher.steps") == 0:
-        return f"internal RL, codes of the plain objective{summary}"
+        anew = ", memory anew at every switch" if origin.get("discover.clean_slate") else ""
+        cut = ", memory anew at random steps" if origin.get("discover.cut_share") else ""
+        slate = ", clean slate in RL" if trial.params.get("clean_slate") else ""
+        return f"internal RL, codes of the plain objective{summary}{anew}{cut}{slate}"
     if temperature == 1.0:
         return "internal RL, actions at temperature 1"
     return "internal RL"
