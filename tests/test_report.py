@@ -126,7 +126,7 @@ def test_methods_are_told_apart_by_how_their_codes_were_found():
     plain.origin["discover.metacontroller.summary"] = "sequence"
     label = "internal RL, codes of the plain objective, memory anew at every switch, clean slate in RL"
     assert comparison.method_of("InternalRL", plain) == label
-    falling = rl_trial([0.0], {"lr": [[0, 0.01], [9, 0.001]], "action_temperature": 1.0})
+    falling = rl_trial([0.0], {"lr": "[[0, 0.01], [9, 0.001]]", "action_temperature": 1.0})
     assert comparison.method_of("RawRL", falling) == "RL on raw actions, lr [[0, 0.01], [9, 0.001]]"
     unknown = TrialResult(forced.params, {}, forced.curve)
     assert comparison.method_of("InternalRL", unknown) == "codes of unknown origin"

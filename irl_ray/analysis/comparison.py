@@ -21,7 +21,7 @@ def method_of(run: str, trial: TrialResult) -> str:
     temperature = float(trial.params.get("action_temperature", 1.0))
     if run == "RawRL":
         at, rate = "" if temperature == 1.0 else f", actions at temperature {temperature:g}", trial.params.get("lr", 0)
-        return f"{RAW}, lr {rate if isinstance(rate, list) else format(rate, 'g')}{at}"
+        return f"{RAW}, lr {rate if isinstance(rate, str) else format(rate, 'g')}{at}"
     if not origin:
         return "codes of unknown origin"
     # Weights without the key are older than it.

@@ -180,6 +180,8 @@ def _trial(folder: Path, settings: dict[str, Any], rows: list[dict[str, Any]]) -
     names = {key: settings[key] for key in _WEIGHT_KEYS if isinstance(settings.get(key), str)}
     origin = _origin(_newest_card(folder) or _named_card(names.get("metacontroller") or names.get("base")), not rl)
     shown = {key: shown_name(settings[key]) for key in _PATH_KEYS if isinstance(settings.get(key), str)}
+    if isinstance(settings.get("lr"), list):  # a schedule
+        shown["lr"] = json.dumps(settings["lr"])
     params = _flat({**settings, **{key: shown_name(value) for key, value in names.items()}, **shown})
     curve = [
         [r["env_runners"]["num_episodes_lifetime"], r["env_runners"]["success_rate"]]
