@@ -209,11 +209,11 @@ ANT, GRID, MEDIUM = "ant_internal", "gridworld_internal_seeds", "gridworld_inter
 ALPHAS = (0.05, 0.1, 0.17, 0.3, 0.5)
 
 FIGURES = [
+    # Goals from the objective alone.
     Figure(
         "307,200 episodes, codes sampled: each seed (2026-11-26) | about 0.8 within a million episodes | {}, {} |",
         lambda: after("gridworld_internal_goals", 307_200),
     ),
-    # Goals from the objective alone.
     Figure(
         "| anew at every switch | 0 (`gridworld_windows`) | {} | {}; {} | {}, {} | {} ({}) |",
         lambda: [

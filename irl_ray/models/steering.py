@@ -2,7 +2,8 @@
 
 In the paper the frozen model sees the whole past. Where its memory starts anew at some steps, it knows at each step
 only what it saw since the last of them, and what it should know from before has to be in the code. Where these are the
-switches, this is the model that internal RL acts with on a clean slate.
+switches, it acts here as in internal RL on a clean slate. The metacontroller still reads the residuals of the whole
+past: at layer 0 they are the same; above it, internal RL on a clean slate gives it those of the memory that began anew.
 """
 
 from __future__ import annotations
