@@ -68,17 +68,19 @@ def test_the_number_of_workers_does_not_change_the_run(tiny_weights):
 def learned(config):
     """Weights of the policy after some updates, and of the last what the learners told."""
     algorithm = config.build_algo()
-    for _ in range(5):
+    for updates in range(1, 6):
         result = algorithm.train()
     policy = torch.cat([p.detach().flatten() for p in algorithm.get_module().policy.parameters()])
     algorithm.stop()
-    assert result["num_updates_with_reward_lifetime"] - result["num_updates_skipped_lifetime"] >= 2
+    assert updates - result["num_updates_skipped_lifetime"] >= 2
     return policy, result["learners"]["default_policy"]
 
 
-def test_two_learners_see_whole_episodes(tiny_weights):
+@pytest.mark.parametrize("target_kl", [None, 3e-4])
+def test_two_learners_see_whole_episodes(target_kl, tiny_weights):
     """Unequal shares of an odd number of episodes: the same updates as one learner's, which has them all."""
-    config = lambda: internal(tiny_weights, entropy_coeff=0.01).training(train_batch_episodes=25)  # noqa: E731
+    training = {"entropy_coeff": 0.01, "target_kl": target_kl}
+    config = lambda: internal(tiny_weights, **training).training(train_batch_episodes=25)  # noqa: E731
     alone, told = learned(config())
     two, told_by_two = learned(config().learners(num_learners=2, num_cpus_per_learner=0.5))
     torch.testing.assert_close(two, alone, atol=2e-5, rtol=1e-4)
@@ -133,6 +135,18 @@ def test_the_loss_is_that_of_a_plain_loop_and_shares_add_up(tiny_weights):
     assert np.mean([loss_of(share, each)[0] for share in shares], 0) == pytest.approx(whole, rel=1e-5)
     assert np.mean([loss_of(share)[0] for share in shares], 0) != pytest.approx(whole, rel=1e-5)
     algorithm.stop()
+
+
+def test_an_update_ends_where_the_policy_has_gone_too_far(tiny_weights):
+    """With a KL that every step passes, four epochs are one; with one that none passes, nothing changes."""
+    ways = {"one": {"num_epochs": 1}, "near": {"target_kl": 1e-9}, "far": {"target_kl": 1e9}, "never": {}}
+    after = {
+        way: learned(internal(tiny_weights).training(train_batch_episodes=48, **training))[0]
+        for way, training in ways.items()
+    }
+    torch.testing.assert_close(after["near"], after["one"], atol=0, rtol=0)
+    torch.testing.assert_close(after["far"], after["never"], atol=0, rtol=0)
+    assert (after["near"] - after["far"]).abs().max() > 1e-4
 
 
 def test_a_learning_rate_falls_with_the_decisions_taken(tiny_weights):

@@ -26,7 +26,7 @@ from irl_ray.phases.training import OptimizerConfig, check_usable
 WHOLE = ["num_env_runners", "num_envs_per_env_runner", "num_learners", "num_epochs", "train_batch_episodes",
          "torch_threads", "evaluation_interval", "evaluation_num_env_runners", "evaluation_duration",
          "seed"]  # fmt: skip
-NUMBERS = ["lr", "clip_param", "entropy_coeff", "weight_decay", "grad_clip", "sample_timeout_s",
+NUMBERS = ["lr", "clip_param", "target_kl", "entropy_coeff", "weight_decay", "grad_clip", "sample_timeout_s",
            "num_cpus_per_env_runner", "num_gpus_per_learner", "switch_threshold", "action_temperature"]  # fmt: skip
 NO_NUMBERS = [math.nan, math.inf, -1, "many", [1], True]
 
@@ -49,7 +49,7 @@ def test_numbers_of_rl(key: str, value: Any):
         validated(key, value)
 
 
-@pytest.mark.parametrize("key", ["lr", "clip_param", "action_temperature", "num_epochs"])
+@pytest.mark.parametrize("key", ["lr", "clip_param", "target_kl", "action_temperature", "num_epochs"])
 def test_what_must_be_above_zero(key: str):
     with pytest.raises(UserError, match=f"config.{key}"):
         validated(key, 0)
@@ -78,7 +78,8 @@ def test_the_code_policy(policy: Any):
 @pytest.mark.parametrize("kind", [InternalRLConfig, RawRLConfig])
 def test_what_makes_sense_is_taken(kind: type):
     for key, value in {"lr": np.float32(1e-3), "num_epochs": np.int64(2), "seed": None, "num_env_runners": 3,
-                       "num_cpus_per_env_runner": 0.5, "entropy_coeff": 0, "grad_clip": None}.items():  # fmt: skip
+                       "num_cpus_per_env_runner": 0.5, "entropy_coeff": 0, "grad_clip": None,
+                       "target_kl": None}.items():  # fmt: skip
         validated(key, value, kind)
 
 

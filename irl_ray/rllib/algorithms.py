@@ -2,7 +2,7 @@
 
     repeat  sample `train_batch_episodes` complete episodes, whatever number of workers there is
             A = (R - mean R) / (std R + 1e-3), the same for every decision of an episode
-            `num_epochs` steps of AdamW on PPO's clipped surrogate, none where all returns are the same
+            up to `num_epochs` steps of AdamW on PPO's clipped surrogate, none where all returns are the same
 
 Internal RL trains a small policy over controller codes; raw RL finetunes the base model on raw
 actions, as the baseline of C.5.3.
@@ -80,6 +80,7 @@ class EpisodePolicyGradientConfig(AlgorithmConfig):
         self.env = "irl_ray/GridPinpad-v0"
         self.train_batch_episodes = 512
         self.clip_param = 0.2
+        self.target_kl = None
         self.entropy_coeff = 0.0
         self.weight_decay = 0.0
         self.action_temperature = 1.0
@@ -105,6 +106,7 @@ class EpisodePolicyGradientConfig(AlgorithmConfig):
         *,
         train_batch_episodes: int = NotProvided,
         clip_param: float = NotProvided,
+        target_kl: float | None = NotProvided,
         entropy_coeff: float = NotProvided,
         weight_decay: float = NotProvided,
         **kwargs: Any,
@@ -114,6 +116,9 @@ class EpisodePolicyGradientConfig(AlgorithmConfig):
         Args:
             train_batch_episodes: complete episodes per update (1024 for the paper's gridworld).
             clip_param: ε of the clipped surrogate.
+            target_kl: an update ends before `num_epochs` steps where its policy is further than this (nats per
+                decision) from the one that sampled (ours; None, never, in the paper): clipping bounds what a step
+                wants, not how far it goes.
             entropy_coeff: weight of the entropy bonus (0 in the paper).
             weight_decay: of AdamW (0 in the paper).
             **kwargs: as for `AlgorithmConfig.training`.
@@ -122,6 +127,7 @@ class EpisodePolicyGradientConfig(AlgorithmConfig):
         given = {
             "train_batch_episodes": train_batch_episodes,
             "clip_param": clip_param,
+            "target_kl": target_kl,
             "entropy_coeff": entropy_coeff,
             "weight_decay": weight_decay,
         }

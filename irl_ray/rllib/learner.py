@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from ray.rllib.core.columns import Columns
 from ray.rllib.core.learner.torch.torch_learner import TorchLearner
 from ray.rllib.policy.sample_batch import MultiAgentBatch
-from torch import Tensor
+from torch import Tensor, distributed
 
 from irl_ray.rllib.episodes import DECISIONS
 
@@ -16,8 +17,12 @@ from irl_ray.rllib.episodes import DECISIONS
 class EpisodePolicyGradientLearner(TorchLearner):
     """PPO's clipped surrogate with one advantage per episode; no critic, no bootstrapping.
 
-    The whole batch is one minibatch, repeated `num_epochs` times.
+    The whole batch is one minibatch, repeated `num_epochs` times or until the policy has gone further than `target_kl`.
     """
+
+    def build(self) -> None:
+        super().build()
+        self._too_far = False
 
     def configure_optimizers_for_module(self, module_id: str, config: Any = None) -> None:
         module = self._module[module_id]
@@ -28,10 +33,29 @@ class EpisodePolicyGradientLearner(TorchLearner):
 
     def _create_iterator_if_necessary(
         self, *, training_data: Any, num_epochs: int = 1, **kwargs: Any
-    ) -> list[MultiAgentBatch]:
+    ) -> Iterator[MultiAgentBatch]:
         # RLlib's own iterator would cut the padded batch into rows of single steps.
         batch = self._make_batch_if_necessary(training_data)
-        return [batch] * num_epochs
+        self._too_far = False
+        for _ in range(num_epochs):
+            if self._too_far:
+                break
+            yield batch
+
+    def apply_gradients(self, gradients_dict: dict[Any, Tensor]) -> None:
+        """Takes the step, unless the policy has already gone too far."""
+        if not self._too_far:
+            super().apply_gradients(gradients_dict)
+
+    def _goes_too_far(self, kl: Tensor, config: Any) -> bool:
+        """Whether an update is to end here, the same for all learners, given this one's share of the KL."""
+        if config.target_kl is None:
+            return False
+        if config.num_learners > 1:
+            kl = kl.clone()
+            distributed.all_reduce(kl)
+            kl /= config.num_learners
+        return bool(kl > config.target_kl)
 
     def compute_loss_for_module(
         self, *, module_id: str, config: Any, batch: dict[str, Tensor], fwd_out: dict[str, Tensor]
@@ -51,12 +75,14 @@ class EpisodePolicyGradientLearner(TorchLearner):
         surrogate = (torch.minimum(ratio * advantage, clipped * advantage) * mask).sum() / count
         entropy = (distribution.entropy() * mask).sum() / count
         with torch.no_grad():
+            # Schulman's k3 estimator: never negative, low variance.
+            kl = ((ratio - 1 - log_ratio) * mask).sum() / count
+            self._too_far = self._goes_too_far(kl, config)
             outside = ((ratio - 1).abs() > config.clip_param).float()
             metrics = {
                 "policy_loss": -surrogate,
                 "entropy": entropy,
-                # Schulman's k3 estimator: never negative, low variance.
-                "kl_to_old_policy": ((ratio - 1 - log_ratio) * mask).sum() / count,
+                "kl_to_old_policy": kl,
                 "clip_fraction": (outside * mask).sum() / count,
             }
         self.metrics.log_dict(metrics, key=module_id, window=1)

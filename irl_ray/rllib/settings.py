@@ -18,7 +18,7 @@ from irl_ray.errors import UserError
 _BATCH = "write train_batch_episodes, the complete episodes of an update"
 _RETURNS = "an episode's return is not discounted and its advantage is relative to the batch; leave it out"
 _CRITIC = "there is no critic; leave it out"
-_KL = "there is no penalty on the KL; write clip_param"
+_KL = "there is no penalty on the KL; write clip_param, or target_kl"
 _POLICY = "write policy: {hidden: ..., log_std: ...} for InternalRL; RawRL trains the base model as it is"
 _ACTIONS = "actions and observations are the model's own; leave it out"
 UNUSED = {  # RLlib's settings that internal and raw RL never read, and what to write instead
@@ -48,10 +48,10 @@ UNUSED = {  # RLlib's settings that internal and raw RL never read, and what to 
                     "they run on the new API stack; leave it out"),
     "replay_buffer_config": "episodes are used once; leave it out",
 }  # fmt: skip
-POSITIVE = ("lr", "clip_param", "action_temperature", "sample_timeout_s",
+POSITIVE = ("lr", "clip_param", "target_kl", "action_temperature", "sample_timeout_s",
             "evaluation_sample_timeout_s")  # fmt: skip
 AT_LEAST_ONE = ("num_epochs", "torch_threads", "num_envs_per_env_runner", "evaluation_duration")
-_DECLARED = {"int": int, "float": float, "bool": bool}
+_DECLARED = {"int": int, "float": float, "bool": bool, "float | None": float}
 
 
 def check_used(config: AlgorithmConfig) -> None:
