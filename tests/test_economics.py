@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import math
 from pathlib import Path
 
@@ -107,6 +108,22 @@ def test_priors_by_hand():
 def test_nothing_is_left_where_all_is_known():
     expert, batch = demonstrations(PinpadSpec(4, 4, 0, 30, "post_two_pairs"), "rule", 64)
     assert code_economics(expert, batch)["no code"].left == pytest.approx(0, abs=1e-4)
+
+
+def test_the_command_draws_worlds_and_writes_the_numbers(tmp_path, capsys):
+    worlds = ["--env-config", '{"preset": "tiny"}', "--env-config", '{"preset": "small"}']
+    assert irl_ray(["economics", *worlds, "--episodes", "64", "--out", str(tmp_path / "worth.svg")]) == 0
+    with (tmp_path / "worth.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 2 * 4 * 5 and (tmp_path / "worth.svg").stat().st_size > 0
+    small = [row for row in rows if row["world"] == "preset small" and row["past"] == "the whole past"]
+    expert, batch = demonstrations(SMALL, "rule", 64)
+    for row, (kind, worth) in zip(small, code_economics(expert, batch).items(), strict=True):
+        assert row["code"] == kind
+        assert float(row["left"]) == pytest.approx(worth.left, abs=1e-4)
+        assert float(row["cost"]) == pytest.approx(worth.cost, abs=1e-4)
+    assert irl_ray(["economics", "--out", "worth.txt"]) == 2
+    assert "--out worth.txt" in capsys.readouterr().err
 
 
 def test_the_command_prints_every_past(capsys):

@@ -249,13 +249,39 @@ def test_cuts_and_ties_that_mean_nothing_are_refused(wrong, tiny_weights):
         discover(tiny_weights, **wrong)
 
 
-def test_alpha_is_held_then_ramped(tiny_weights):
-    phase = discover(tiny_weights, alpha=0.4, alpha_hold=0.25, alpha_ramp=0.75, steps=100)
+@pytest.mark.parametrize("weight", ["alpha", "switch_cost"])
+def test_weights_are_held_then_ramped(weight, tiny_weights):
+    phase = discover(tiny_weights, **{weight: 0.4, f"{weight}_hold": 0.25, f"{weight}_ramp": 0.75}, steps=100)
     seen = []
     for step in (0, 25, 50, 75, 100):
         phase.step_number = step
-        seen.append(round(phase.alpha, 3))
+        seen.append(round(getattr(phase, weight), 3))
     assert seen == [0.0, 0.0, 0.2, 0.4, 0.4]
+
+
+@pytest.mark.parametrize("switch", ["soft", "gumbel"])
+def test_a_switch_costs_what_it_is_told_to(switch, tiny_weights):
+    """The gradient of NLL + α KL + cost x (sum of beta), over the steps of the batch; the loss that is told as well."""
+    gradients, told = {}, {}
+    for cost in (0.0, 0.7):
+        shape = {"metacontroller": {"switch": switch}, "alpha_hold": 0.0, "alpha_ramp": 0.0}
+        phase = discover(tiny_weights, switch_cost=cost, **shape)
+        told[cost] = phase.accumulate_gradients()
+        gradients[cost] = torch.cat([p.grad.flatten() for p in phase.trained.parameters() if p.grad is not None])
+    batch = next(phase.demonstrations.batches(phase.config.batch_size, phase.config.seed, "discover"))
+    phase.optimizer.zero_grad()
+    phase._noise.manual_seed(torch_seed(phase.config.seed, "discover", "noise", 0))
+    nll, kl, beta = map(sum, zip(*(phase.losses(part) for part in batch.split_by_length(phase.config.length_groups))))
+    ((nll + phase.alpha * kl + 0.7 * beta) / batch.mask.sum()).backward()
+    expected = torch.cat([p.grad.flatten() for p in phase.trained.parameters() if p.grad is not None])
+    torch.testing.assert_close(gradients[0.7], expected, atol=1e-6, rtol=1e-4)
+    assert (gradients[0.7] - gradients[0.0]).abs().max() > 1e-3
+    assert told[0.7]["loss"] - told[0.0]["loss"] == pytest.approx(0.7 * told[0.7]["beta_mean"], rel=1e-4)
+
+
+def test_a_cost_of_forced_switches_is_refused(tiny_weights):
+    with pytest.raises(UserError, match="switch_cost: has no effect"):
+        discover(tiny_weights, switch_cost=0.1, metacontroller={"forced_switch": True})
 
 
 def test_schedules():

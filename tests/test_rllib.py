@@ -68,7 +68,8 @@ def test_the_number_of_workers_does_not_change_the_run(tiny_weights):
 def learned(config):
     """Weights of the policy after some updates, and of the last what the learners told."""
     algorithm = config.build_algo()
-    for updates in range(1, 6):
+    updates = 5
+    for _ in range(updates):
         result = algorithm.train()
     policy = torch.cat([p.detach().flatten() for p in algorithm.get_module().policy.parameters()])
     algorithm.stop()

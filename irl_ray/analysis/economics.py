@@ -15,15 +15,18 @@ that lies before its past tells it nothing.
 
 from __future__ import annotations
 
+import csv
 import math
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from irl_ray.data.gridworld import GridworldExpert
-from irl_ray.data.trajectories import Trajectories
+from irl_ray.data.trajectories import Trajectories, random_starts
 from irl_ray.envs.pinpad import PinpadSpec
 
 ALPHAS = (0.02, 0.05, 0.1, 0.17, 0.3, 0.5, 1.0)
@@ -39,6 +42,21 @@ class Worth:
     def objective(self, alpha: float) -> float:
         """Eq. 9 per segment, for an encoder and a decoder that waste nothing."""
         return self.left + alpha * self.cost
+
+
+def economics_by_past(world: PinpadSpec, ties: str, episodes: int, seed: int) -> dict[str, dict[str, Worth]]:
+    """The worth of each kind of code on demonstrations in a gridworld, by what the observer has seen of the past."""
+    expert, random = GridworldExpert(world, ties=ties), torch.Generator().manual_seed(seed)
+    batch = expert.sample(episodes, random)
+    steps = torch.arange(batch.mask.shape[1]).expand_as(batch.mask)
+    changed = torch.cat([torch.zeros_like(batch.leg[:, :1]), batch.leg.diff(dim=1)], 1) != 0
+    starts = {
+        "the whole past": None,
+        "a past from a random step on": random_starts(batch.mask, 1.0, random),
+        "a past since the last colour": torch.where(changed, steps, 0).cummax(1).values,
+        "no past": steps,
+    }
+    return {past: code_economics(expert, batch, start) for past, start in starts.items()}
 
 
 def code_economics(expert: GridworldExpert, batch: Trajectories, start: Tensor | None = None) -> dict[str, Worth]:
@@ -128,3 +146,44 @@ def _priors(world: PinpadSpec) -> np.ndarray:
                         if other[at : at + len(visits)] == visits:
                             prior[number, leg, 1 + begun, other[at + len(visits)]] += 1
     return prior / np.maximum(prior.sum(-1, keepdims=True), 1e-12)
+
+
+def draw(plt: Any, found: dict[str, dict[str, dict[str, Worth]]], alpha: float, out: Path) -> None:
+    """A panel for each world: Eq. 9 per subgoal by past and kind of code, dark what is left, light what α counts of the
+    cost; all numbers beside it as CSV.
+
+    Args:
+        plt: matplotlib's pyplot.
+        found: by world and past, the worth of each kind of code.
+        alpha: α.
+        out: of the figure.
+    """
+    figure, panels = plt.subplots(
+        len(found), 1, figsize=(8, 2.1 * len(found) + 0.6), squeeze=False, layout="constrained"
+    )
+    hatches = ("", "//", "..", "xx", "++")
+    for panel, (world, pasts) in zip(panels[:, 0], found.items()):
+        for i, worths in enumerate(pasts.values()):
+            for k, (kind, worth) in enumerate(worths.items()):
+                at, width = i + (k - (len(worths) - 1) / 2) * 0.16, 0.15
+                label = kind if i == 0 else None
+                panel.bar(at, worth.left, width, color="0.35", edgecolor="black", linewidth=0.5, hatch=hatches[k])
+                panel.bar(at, alpha * worth.cost, width, worth.left, color="0.92", edgecolor="black", linewidth=0.5,
+                          hatch=hatches[k], label=label)  # fmt: skip
+        panel.set_xticks(range(len(pasts)), list(pasts), fontsize=8)
+        panel.set_title(world, fontsize=9, loc="left")
+        panel.set_ylabel("nats per subgoal", fontsize=8)
+    panels[0, 0].legend(frameon=False, fontsize=8, ncols=len(hatches), loc="upper left")
+    figure.suptitle(f"left (dark) and {alpha:g} of the code's cost (light)", fontsize=9)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(out, dpi=140)
+    plt.close(figure)
+    with out.with_suffix(".csv").open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(("world", "past", "code", "left", "cost"))
+        writer.writerows(
+            (world, past, kind, f"{worth.left:.4f}", f"{worth.cost:.4f}")
+            for world, pasts in found.items()
+            for past, worths in pasts.items()
+            for kind, worth in worths.items()
+        )

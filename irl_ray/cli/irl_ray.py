@@ -70,10 +70,13 @@ def parser() -> argparse.ArgumentParser:
     store.add_argument("results", nargs="+", help="results of rllib train")
     store.add_argument("--out", required=True, help="folder for the JSON files")
     economics = commands.add_parser("economics", help="what each kind of code is worth in a gridworld, before training")
-    economics.add_argument("--env-config", type=json_object, default={}, help='settings as JSON: {"preset": "medium"}')
+    worlds = 'a world as JSON: {"preset": "medium"}; may be given several times'
+    economics.add_argument("--env-config", type=json_object, action="append", help=worlds)
     economics.add_argument("--ties", default="rule", help="how the clean expert chooses: free or rule (default: rule)")
     economics.add_argument("--episodes", type=int, default=4096, help="demonstrations (default: 4096)")
     economics.add_argument("--seed", type=int, default=0)
+    economics.add_argument("--alpha", type=float, default=0.1, help="α of the figure (default: 0.1)")
+    economics.add_argument("--out", help="a figure, .png or .svg; the numbers go beside it as .csv")
     lessons = commands.add_parser("lessons", help="how fast a decoder learns to use each kind of code")
     lessons.add_argument("base", help="artefact folder or released name")
     lessons.add_argument("found", nargs="*", metavar="LABEL=FOLDER", help="metacontrollers whose codes are compared")
@@ -248,31 +251,27 @@ def store_results(options: argparse.Namespace) -> int:
 
 
 def print_economics(options: argparse.Namespace) -> int:
-    """`irl-ray economics --env-config '{"preset": "medium"}'`."""
-    from irl_ray.analysis.economics import ALPHAS, code_economics
-    from irl_ray.data.gridworld import GridworldExpert
-    from irl_ray.data.trajectories import random_starts
+    """`irl-ray economics --env-config '{"preset": "medium"}' --out economics.png`."""
+    from irl_ray.analysis import economics
+    from irl_ray.analysis.curves import figure_module
     from irl_ray.envs.worlds import gridworld_spec
 
     if options.episodes < 1:
         raise UserError(f"--episodes: expected at least 1, got {options.episodes}")
-    world = gridworld_spec(options.env_config, "--env-config")
-    expert, random = GridworldExpert(world, ties=options.ties), torch.Generator().manual_seed(options.seed)
-    batch = expert.sample(options.episodes, random)
-    steps = torch.arange(batch.mask.shape[1]).expand_as(batch.mask)
-    changed = torch.cat([torch.zeros_like(batch.leg[:, :1]), batch.leg.diff(dim=1)], 1) != 0
-    starts = {
-        "the whole past": None,
-        "a past from a random step on": random_starts(batch.mask, 1.0, random),
-        "a past since the last colour": torch.where(changed, steps, 0).cummax(1).values,
-        "no past": steps,
-    }
-    for past, start in starts.items():
-        print(f"{past}, nats per subgoal: left, cost, left + α cost at α =")
-        print(f"  {'':<14}{'left':>7}{'cost':>7}" + "".join(f"{alpha:>7g}" for alpha in ALPHAS))
-        for name, worth in code_economics(expert, batch, start).items():
-            totals = "".join(f"{worth.objective(alpha):>7.2f}" for alpha in ALPHAS)
-            print(f"  {name:<14}{worth.left:>7.2f}{worth.cost:>7.2f}{totals}")
+    plots = figure_module(Path(options.out)) if options.out else None
+    found = {}
+    for settings in options.env_config or [{}]:
+        world = ", ".join(f"{key} {value}" for key, value in settings.items()) or "the default world"
+        spec = gridworld_spec(settings, "--env-config")
+        found[world] = economics.economics_by_past(spec, options.ties, options.episodes, options.seed)
+        for past, worths in found[world].items():
+            print(f"{world}, {past}, nats per subgoal: left, cost, left + α cost at α =")
+            print(f"  {'':<14}{'left':>7}{'cost':>7}" + "".join(f"{alpha:>7g}" for alpha in economics.ALPHAS))
+            for name, worth in worths.items():
+                totals = "".join(f"{worth.objective(alpha):>7.2f}" for alpha in economics.ALPHAS)
+                print(f"  {name:<14}{worth.left:>7.2f}{worth.cost:>7.2f}{totals}")
+    if options.out:
+        economics.draw(plots, found, options.alpha, Path(options.out))
     return 0
 
 

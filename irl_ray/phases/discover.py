@@ -3,8 +3,9 @@
 Loss: mean over steps of -log p(a_t | o_{1:t}, z_{1:t}) + α KL(N(mu_t, Sigma_t) || N(0, I)), on clean
 demonstrations. The KL is summed over code dimensions and not weighted by the switch: where the
 switch is closed the proposal is ignored and may sit on the prior for free, and that alone is what
-rewards sparse switching. A label-free teacher (ours) may go before it; the `small` and `medium` presets
-are taught from beginning to end. As a baseline (C.4.1) the base model may be trained along.
+rewards sparse switching, unless a switch is given a cost of its own (ours). A label-free teacher
+(ours) may go before it; the `small` and `medium` presets are taught from beginning to end. As a
+baseline (C.4.1) the base model may be trained along.
 """
 
 from __future__ import annotations
@@ -102,6 +103,10 @@ class DiscoverConfig(CodesConfig):
         cuts: at how many steps of such a trajectory.
         alpha_hold: share of the run during which α is zero.
         alpha_ramp: share of the run at whose end α has grown, linearly, to its full value.
+        switch_cost: nats that a switch costs, beside those of the actions (ours; 0 in the paper, where a closed switch
+            saves KL alone): the prior says that a step switches with probability 1 / (1 + exp(switch_cost)).
+        switch_cost_hold: as `alpha_hold`.
+        switch_cost_ramp: as `alpha_ramp`.
         gates_at_reports: measure alignment and meaning with every report, not only at the end. They use
             labels: for searches that stop what leads nowhere.
     """
@@ -115,14 +120,20 @@ class DiscoverConfig(CodesConfig):
     alpha: float = 0.17
     alpha_hold: float = 0.0
     alpha_ramp: float = 0.0
+    switch_cost: float = 0.0
+    switch_cost_hold: float = 0.0
+    switch_cost_ramp: float = 0.0
     gates_at_reports: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_at_least(self, alpha=0, alpha_hold=0, alpha_ramp=0, cuts=1)
+        check_at_least(self, switch_cost=0, switch_cost_hold=0, switch_cost_ramp=0)
         check_share(self, "cut_share")
         if not self.cut_share and self.cuts != 1:
             raise UserError("cuts: has no effect without cut_share; give it, or leave cuts out")
+        if self.switch_cost and self.metacontroller.forced_switch:
+            raise UserError("switch_cost: has no effect on forced switches; leave one of them out")
         if self.co_training not in (None, "pretrained", "scratch"):
             raise UserError(f"co_training: expected null, 'pretrained' or 'scratch', got {self.co_training!r}")
         if self.co_training and self.teacher.steps:
@@ -285,12 +296,20 @@ class Discover(Phase):
 
     @property
     def alpha(self) -> float:
-        """The weight of the KL at the present step: held at zero, then ramped."""
-        hold, ramp = self.config.alpha_hold, self.config.alpha_ramp
+        """The weight of the KL at the present step."""
+        return self.config.alpha * self._share(self.config.alpha_hold, self.config.alpha_ramp)
+
+    @property
+    def switch_cost(self) -> float:
+        """What a switch costs at the present step, in nats."""
+        return self.config.switch_cost * self._share(self.config.switch_cost_hold, self.config.switch_cost_ramp)
+
+    def _share(self, hold: float, ramp: float) -> float:
+        """How much is in force of what is held at zero up to a share of the run, and ramped up to another."""
         done = self.step_number / self.config.steps
         if done >= max(hold, ramp):
-            return self.config.alpha
-        return self.config.alpha * max(0.0, done - hold) / (ramp - hold) if ramp > hold else 0.0
+            return 1.0
+        return max(0.0, done - hold) / (ramp - hold) if ramp > hold else 0.0
 
     def accumulate_gradients(self) -> dict[str, float]:
         if self._batches is None:
@@ -304,14 +323,15 @@ class Discover(Phase):
         if self.step_number < self.config.teacher.steps:
             self._guide()
             return self._taught(batch)
-        total, alpha = batch.mask.sum(), self.alpha
+        total, alpha, cost = batch.mask.sum(), self.alpha, self.switch_cost
         sums = torch.zeros(3, device=total.device)
         for part in batch.split_by_length(self.config.length_groups):
             nll, kl, beta = self.losses(part)
-            ((nll + alpha * kl) / total).backward()
+            ((nll + alpha * kl + cost * beta) / total).backward()
             sums += torch.stack([nll, kl, beta]).detach() / total
         nll, kl, beta = self.summed(sums).tolist()
-        return {"action_nll": nll, "kl": kl, "alpha": alpha, "beta_mean": beta, "loss": nll + alpha * kl}
+        weights = {"alpha": alpha, "switch_cost": cost}
+        return {"action_nll": nll, "kl": kl, **weights, "beta_mean": beta, "loss": nll + alpha * kl + cost * beta}
 
     def _taught(self, batch: Trajectories) -> dict[str, float]:
         """Gradients of the warm start: decoder, encoder and switch each learn the teacher's codes."""
