@@ -149,8 +149,9 @@ def _priors(world: PinpadSpec) -> np.ndarray:
 
 
 def draw(plt: Any, found: dict[str, dict[str, dict[str, Worth]]], alpha: float, out: Path) -> None:
-    """A panel for each world: Eq. 9 per subgoal by past and kind of code, dark what is left, light what α counts of the
-    cost; all numbers beside it as CSV.
+    """A panel for each world: Eq. 9 per subgoal by past and kind of code, as a share of what is left without a code.
+
+    Dark what is left, light what α counts of the cost; all numbers go beside it as CSV.
 
     Args:
         plt: matplotlib's pyplot.
@@ -158,23 +159,24 @@ def draw(plt: Any, found: dict[str, dict[str, dict[str, Worth]]], alpha: float, 
         alpha: α.
         out: of the figure.
     """
-    figure, panels = plt.subplots(
-        len(found), 1, figsize=(8, 2.1 * len(found) + 0.6), squeeze=False, layout="constrained"
-    )
+    size = (8, 1.5 * len(found) + 0.8)
+    figure, panels = plt.subplots(len(found), 1, figsize=size, squeeze=False, layout="constrained")
     hatches = ("", "//", "..", "xx", "++")
     for panel, (world, pasts) in zip(panels[:, 0], found.items()):
         for i, worths in enumerate(pasts.values()):
-            for k, (kind, worth) in enumerate(worths.items()):
-                at, width = i + (k - (len(worths) - 1) / 2) * 0.16, 0.15
-                label = kind if i == 0 else None
-                panel.bar(at, worth.left, width, color="0.35", edgecolor="black", linewidth=0.5, hatch=hatches[k])
-                panel.bar(at, alpha * worth.cost, width, worth.left, color="0.92", edgecolor="black", linewidth=0.5,
-                          hatch=hatches[k], label=label)  # fmt: skip
+            unit = worths["no code"].left
+            for hatch, k, (kind, worth) in zip(hatches, range(-2, 3), worths.items(), strict=True):
+                left, cost = worth.left / unit, alpha * worth.cost / unit
+                looks = {"width": 0.15, "edgecolor": "black", "linewidth": 0.5, "hatch": hatch}
+                panel.bar(i + 0.16 * k, left, color="0.5", **looks)
+                panel.bar(i + 0.16 * k, cost, bottom=left, color="0.95", label=None if i else kind, **looks)
+            panel.text(i - 0.32, 1.02, f"{unit:.2f} nats", ha="center", fontsize=7)
         panel.set_xticks(range(len(pasts)), list(pasts), fontsize=8)
-        panel.set_title(world, fontsize=9, loc="left")
-        panel.set_ylabel("nats per subgoal", fontsize=8)
-    panels[0, 0].legend(frameon=False, fontsize=8, ncols=len(hatches), loc="upper left")
-    figure.suptitle(f"left (dark) and {alpha:g} of the code's cost (light)", fontsize=9)
+        panel.set_ylim(0, 1.2)
+        panel.set_title(world, fontsize=8, loc="left")
+    handles = panels[0, 0].get_legend_handles_labels()
+    figure.legend(*handles, loc="outside upper center", ncols=len(hatches), frameon=False, fontsize=8)
+    figure.supylabel(f"left (dark) + {alpha:g} · cost of the code (light), share of no code's", fontsize=8)
     out.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(out, dpi=140)
     plt.close(figure)
