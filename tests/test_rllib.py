@@ -138,16 +138,32 @@ def test_the_loss_is_that_of_a_plain_loop_and_shares_add_up(tiny_weights):
     algorithm.stop()
 
 
-def test_an_update_ends_where_the_policy_has_gone_too_far(tiny_weights):
-    """With a KL that every step passes, four epochs are one; with one that none passes, nothing changes."""
-    ways = {"one": {"num_epochs": 1}, "near": {"target_kl": 1e-9}, "far": {"target_kl": 1e9}, "never": {}}
-    after = {
-        way: learned(internal(tiny_weights).training(train_batch_episodes=48, **training))[0]
-        for way, training in ways.items()
-    }
-    torch.testing.assert_close(after["near"], after["one"], atol=0, rtol=0)
-    torch.testing.assert_close(after["far"], after["never"], atol=0, rtol=0)
-    assert (after["near"] - after["far"]).abs().max() > 1e-4
+def test_a_step_beyond_the_target_kl_is_taken_back(tiny_weights):
+    """Where every step is, nothing is learned; where none is, nothing changes; in between, the KL stays below it."""
+    ways = {"none": {"target_kl": 1e-5}, "some": {"target_kl": 3e-3}, "all": {"target_kl": 1e9}, "never": {}}
+    after, told = {}, {}
+    for way, training in ways.items():
+        config = internal(tiny_weights, lr=1e-2, num_epochs=6).training(train_batch_episodes=48, **training)
+        after[way], told[way] = learned(config)
+    start = internal(tiny_weights).build_algo()
+    untrained = torch.cat([p.detach().flatten() for p in start.get_module().policy.parameters()])
+    start.stop()
+    torch.testing.assert_close(after["none"], untrained, atol=0, rtol=0)
+    torch.testing.assert_close(after["all"], after["never"], atol=0, rtol=0)
+    assert told["never"]["kl_to_old_policy"] > 3e-3 > told["some"]["kl_to_old_policy"] > 1e-5
+    assert (after["some"] - untrained).abs().max() > 1e-3 and (after["some"] - after["never"]).abs().max() > 1e-3
+
+
+def test_a_step_taken_back_leaves_no_momentum(tiny_weights):
+    """AdamW's state is that from before it."""
+    algorithm = internal(tiny_weights, target_kl=1e-5).training(train_batch_episodes=48).build_algo()
+    (optimizer,) = algorithm.learner_group._learner._named_optimizers.values()
+    skipped = 1
+    while skipped:
+        result = algorithm.train()
+        skipped = result["num_updates_skipped_lifetime"] == result["training_iteration"]
+    assert not optimizer.state_dict()["state"]
+    algorithm.stop()
 
 
 def test_a_learning_rate_falls_with_the_decisions_taken(tiny_weights):

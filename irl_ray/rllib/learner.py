@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from copy import deepcopy
 from typing import Any
 
 import torch
@@ -17,12 +18,13 @@ from irl_ray.rllib.episodes import DECISIONS
 class EpisodePolicyGradientLearner(TorchLearner):
     """PPO's clipped surrogate with one advantage per episode; no critic, no bootstrapping.
 
-    The whole batch is one minibatch, repeated `num_epochs` times or until the policy has gone further than `target_kl`.
+    The whole batch is one minibatch, repeated `num_epochs` times or until a step has gone further than `target_kl`,
+    which is then taken back. Whether it has is seen in the pass after it.
     """
 
     def build(self) -> None:
         super().build()
-        self._too_far = False
+        self._too_far, self._looks, self._before = False, False, None
 
     def configure_optimizers_for_module(self, module_id: str, config: Any = None) -> None:
         module = self._module[module_id]
@@ -35,27 +37,38 @@ class EpisodePolicyGradientLearner(TorchLearner):
         self, *, training_data: Any, num_epochs: int = 1, **kwargs: Any
     ) -> Iterator[MultiAgentBatch]:
         # RLlib's own iterator would cut the padded batch into rows of single steps.
-        batch = self._make_batch_if_necessary(training_data)
-        self._too_far = False
-        for _ in range(num_epochs):
+        batch, self._before = self._make_batch_if_necessary(training_data), None
+        for step in range(num_epochs + (self.config.target_kl is not None)):
+            self._looks = step == num_epochs
+            yield batch
             if self._too_far:
                 break
-            yield batch
 
     def apply_gradients(self, gradients_dict: dict[Any, Tensor]) -> None:
-        """Takes the step, unless the policy has already gone too far."""
-        if not self._too_far:
+        """Takes the step, or takes the last one back where it went too far."""
+        optimizers = self._named_optimizers
+        if self._too_far and self._before is not None:
+            parameters, states = self._before
+            with torch.no_grad():
+                for key, parameter in self._params.items():
+                    parameter.copy_(parameters[key])
+            for name, optimizer in optimizers.items():
+                optimizer.load_state_dict(states[name])
+        elif not (self._too_far or self._looks):
+            if self.config.target_kl is not None:
+                parameters = {key: parameter.detach().clone() for key, parameter in self._params.items()}
+                self._before = parameters, deepcopy({name: o.state_dict() for name, o in optimizers.items()})
             super().apply_gradients(gradients_dict)
 
     def _goes_too_far(self, kl: Tensor, config: Any) -> bool:
-        """Whether an update is to end here, the same for all learners, given this one's share of the KL."""
+        """Whether the last step is to be taken back, the same for all learners, given this one's share of the KL."""
         if config.target_kl is None:
             return False
         if config.num_learners > 1:
             kl = kl.clone()
             distributed.all_reduce(kl)
             kl /= config.num_learners
-        return bool(kl > config.target_kl)
+        return not bool(kl <= config.target_kl)  # nor is it a number where the policy has diverged
 
     def compute_loss_for_module(
         self, *, module_id: str, config: Any, batch: dict[str, Tensor], fwd_out: dict[str, Tensor]
@@ -85,5 +98,6 @@ class EpisodePolicyGradientLearner(TorchLearner):
                 "kl_to_old_policy": kl,
                 "clip_fraction": (outside * mask).sum() / count,
             }
-        self.metrics.log_dict(metrics, key=module_id, window=1)
+        if not self._too_far:
+            self.metrics.log_dict(metrics, key=module_id, window=1)
         return -surrogate - config.entropy_coeff * entropy
