@@ -138,31 +138,43 @@ def test_the_loss_is_that_of_a_plain_loop_and_shares_add_up(tiny_weights):
     algorithm.stop()
 
 
-def test_a_step_beyond_the_target_kl_is_taken_back(tiny_weights):
-    """Where every step is, nothing is learned; where none is, nothing changes; in between, the KL stays below it."""
-    ways = {"none": {"target_kl": 1e-5}, "some": {"target_kl": 3e-3}, "all": {"target_kl": 1e9}, "never": {}}
+def test_steps_stay_within_the_target_kl(tiny_weights):
+    """Where no step could, nothing is learned; where all do, nothing changes; in between, the KL stays below it."""
+    near, far = {"target_kl": 1e-6, "num_epochs": 2}, {"target_kl": 1e9}
     after, told = {}, {}
-    for way, training in ways.items():
-        config = internal(tiny_weights, lr=1e-2, num_epochs=6).training(train_batch_episodes=48, **training)
+    for way, training in {"near": near, "between": {"target_kl": 3e-3}, "far": far, "anywhere": {}}.items():
+        config = internal(tiny_weights, lr=1e-2, **{"num_epochs": 6, **training}).training(train_batch_episodes=48)
         after[way], told[way] = learned(config)
     start = internal(tiny_weights).build_algo()
     untrained = torch.cat([p.detach().flatten() for p in start.get_module().policy.parameters()])
     start.stop()
-    torch.testing.assert_close(after["none"], untrained, atol=0, rtol=0)
-    torch.testing.assert_close(after["all"], after["never"], atol=0, rtol=0)
-    assert told["never"]["kl_to_old_policy"] > 3e-3 > told["some"]["kl_to_old_policy"] > 1e-5
-    assert (after["some"] - untrained).abs().max() > 1e-3 and (after["some"] - after["never"]).abs().max() > 1e-3
+    torch.testing.assert_close(after["near"], untrained, atol=0, rtol=0)
+    torch.testing.assert_close(after["far"], after["anywhere"], atol=0, rtol=0)
+    assert told["anywhere"]["kl_to_old_policy"] > 3e-3 > told["between"]["kl_to_old_policy"] > 1e-5
+    assert (after["between"] - untrained).abs().max() > 1e-3
+    assert (after["between"] - after["anywhere"]).abs().max() > 1e-3
 
 
-def test_a_step_taken_back_leaves_no_momentum(tiny_weights):
-    """AdamW's state is that from before it."""
-    algorithm = internal(tiny_weights, target_kl=1e-5).training(train_batch_episodes=48).build_algo()
-    (optimizer,) = algorithm.learner_group._learner._named_optimizers.values()
-    skipped = 1
-    while skipped:
-        result = algorithm.train()
-        skipped = result["num_updates_skipped_lifetime"] == result["training_iteration"]
-    assert not optimizer.state_dict()["state"]
+@pytest.mark.parametrize("passes, share", [(1, 0.0), (2, 0.5), (3, 0.25)])
+def test_a_step_beyond_the_target_kl_is_halved_and_leaves_no_momentum(passes, share, tiny_weights, monkeypatch):
+    """Half of it for each pass that sees it too far; all of it goes after the last. AdamW forgets its gradient."""
+    algorithm = internal(tiny_weights, target_kl=0.1, num_epochs=passes).training(train_batch_episodes=48).build_algo()
+    learner = algorithm.learner_group._learner
+    (optimizer,) = learner._named_optimizers.values()
+    policy = learner.module["default_policy"].unwrapped().policy
+    flat = lambda: torch.cat([p.detach().flatten() for p in policy.parameters()])  # noqa: E731
+    seen, before = [], flat()
+
+    def too_far(kl, config):
+        seen.append(flat())
+        return 1 < len(seen) <= passes + (share == 0)
+
+    monkeypatch.setattr(learner, "_goes_too_far", too_far)
+    while not seen:
+        algorithm.train()
+    assert len(seen) == passes + 1
+    torch.testing.assert_close(flat(), before + share * (seen[1] - before), atol=1e-7, rtol=1e-5)
+    assert (seen[1] - before).abs().max() > 1e-4 and not optimizer.state_dict()["state"]
     algorithm.stop()
 
 

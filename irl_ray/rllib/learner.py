@@ -18,8 +18,8 @@ from irl_ray.rllib.episodes import DECISIONS
 class EpisodePolicyGradientLearner(TorchLearner):
     """PPO's clipped surrogate with one advantage per episode; no critic, no bootstrapping.
 
-    The whole batch is one minibatch, repeated `num_epochs` times or until a step has gone further than `target_kl`,
-    which is then taken back. Whether it has is seen in the pass after it.
+    The whole batch is one minibatch, repeated `num_epochs` times. Whether a step has gone further than `target_kl` is
+    seen in the pass after it, which then halves it instead of taking one of its own; at the end it is taken back.
     """
 
     def build(self) -> None:
@@ -41,27 +41,29 @@ class EpisodePolicyGradientLearner(TorchLearner):
         for step in range(num_epochs + (self.config.target_kl is not None)):
             self._looks = step == num_epochs
             yield batch
-            if self._too_far:
-                break
 
     def apply_gradients(self, gradients_dict: dict[Any, Tensor]) -> None:
-        """Takes the step, or takes the last one back where it went too far."""
-        optimizers = self._named_optimizers
-        if self._too_far and self._before is not None:
-            parameters, states = self._before
-            with torch.no_grad():
-                for key, parameter in self._params.items():
-                    parameter.copy_(parameters[key])
-            for name, optimizer in optimizers.items():
-                optimizer.load_state_dict(states[name])
-        elif not (self._too_far or self._looks):
+        """Takes a step, or goes back half of the last one, or all of it, where it went too far."""
+        if self._too_far:
+            if self._before is not None:
+                self._go_back(1.0 if self._looks else 0.5)
+        elif not self._looks:
             if self.config.target_kl is not None:
                 parameters = {key: parameter.detach().clone() for key, parameter in self._params.items()}
-                self._before = parameters, deepcopy({name: o.state_dict() for name, o in optimizers.items()})
+                self._before = parameters, deepcopy({n: o.state_dict() for n, o in self._named_optimizers.items()})
             super().apply_gradients(gradients_dict)
 
+    @torch.no_grad()
+    def _go_back(self, share: float) -> None:
+        """Towards the parameters before the last step, with the optimiser's state of then."""
+        parameters, states = self._before
+        for key, parameter in self._params.items():
+            parameter.lerp_(parameters[key], share)
+        for name, optimizer in self._named_optimizers.items():
+            optimizer.load_state_dict(deepcopy(states[name]))
+
     def _goes_too_far(self, kl: Tensor, config: Any) -> bool:
-        """Whether the last step is to be taken back, the same for all learners, given this one's share of the KL."""
+        """Whether the last step went too far, the same for all learners, given this one's share of the KL."""
         if config.target_kl is None:
             return False
         if config.num_learners > 1:
