@@ -120,6 +120,9 @@ def test_methods_are_told_apart_by_how_their_codes_were_found():
     assert comparison.method_of("InternalRL", forced) == "forced switching, summary per step"
     forced.origin["discover.metacontroller.summary"] = "sequence"
     assert comparison.method_of("InternalRL", forced) == "forced switching"
+    forced.origin |= {"discover.clean_slate": True, "discover.switch_cost": 0.4}
+    label = "forced switching, memory anew at every switch, a cost on switches"
+    assert comparison.method_of("InternalRL", forced) == label
     for threshold, label in ((0.0, "forced switching in RL alone"), (1e-9, "internal RL, switch threshold 1e-09")):
         assert comparison.method_of("InternalRL", rl_trial([0.0], {"switch_threshold": threshold})) == label
     plain = rl_trial([0.0], {"clean_slate": True}, **{"teacher.steps": 0, "clean_slate": True})

@@ -26,24 +26,25 @@ def method_of(run: str, trial: TrialResult) -> str:
         return "codes of unknown origin"
     # Weights without the key are older than it.
     by_step = origin.get("discover.metacontroller.summary", "step") == "step"
-    summary = ", summary per step" if by_step else ""
+    how = ", summary per step" if by_step else ""
+    how += ", memory anew at every switch" if origin.get("discover.clean_slate") else ""
+    how += ", memory anew at random steps" if origin.get("discover.cut_share") else ""
+    how += ", a cost on switches" if origin.get("discover.switch_cost") else ""
     if "compile.code_weight" in origin:
         return f"CompILE, code weight {origin['compile.code_weight']:g}"
     if origin.get("discover.co_training"):
         start = "scratch" if origin["discover.co_training"] == "scratch" else "the pretrained base"
-        return f"co-training from {start}{summary}"
+        return f"co-training from {start}{how}"
     if origin.get("discover.metacontroller.forced_switch"):
-        return f"forced switching{summary}"
+        return f"forced switching{how}"
     threshold = float(trial.params.get("switch_threshold", 0.5))
     if threshold == 0:
         return "forced switching in RL alone"
     if threshold != 0.5:
         return f"internal RL, switch threshold {threshold:g}"
     if origin.get("discover.teacher.steps") == 0:
-        anew = ", memory anew at every switch" if origin.get("discover.clean_slate") else ""
-        cut = ", memory anew at random steps" if origin.get("discover.cut_share") else ""
         slate = ", clean slate in RL" if trial.params.get("clean_slate") else ""
-        return f"internal RL, codes of the plain objective{summary}{anew}{cut}{slate}"
+        return f"internal RL, codes of the plain objective{how}{slate}"
     if temperature == 1.0:
         return "internal RL, actions at temperature 1"
     return "internal RL"

@@ -25,7 +25,7 @@ _BOOKKEEPING = {"date", "done", "hostname", "node_ip", "pid", "time_since_restor
                 "trajectories_per_s"}  # fmt: skip
 # An algorithm's configuration has hundreds of keys; these are the ones that tell its runs apart.
 _RL_KEYS = ("env", "env_config", "metacontroller", "base", "lr", "seed", "action_temperature", "switch_threshold",
-            "clean_slate", "train_batch_episodes", "num_epochs", "entropy_coeff")  # fmt: skip
+            "clean_slate", "train_batch_episodes", "num_epochs", "target_kl", "entropy_coeff")  # fmt: skip
 _WEIGHT_KEYS = ("base", "metacontroller", "start_from")
 _PATH_KEYS = ("base", "start_from", "data", "clean_data")
 
