@@ -10,7 +10,8 @@ import pytest
 import torch
 
 import irl_ray as irl_ray_package
-from irl_ray.analysis.economics import Worth, _priors, code_economics
+from irl_ray.analysis.curves import figure_module
+from irl_ray.analysis.economics import Worth, _priors, code_economics, draw
 from irl_ray.cli.irl_ray import main as irl_ray
 from irl_ray.data.floors import action_floors
 from irl_ray.data.gridworld import GridworldExpert
@@ -116,14 +117,39 @@ def test_the_command_draws_worlds_and_writes_the_numbers(tmp_path, capsys):
     with (tmp_path / "worth.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 2 * 4 * 5 and (tmp_path / "worth.svg").stat().st_size > 0
-    small = [row for row in rows if row["world"] == "preset small" and row["past"] == "the whole past"]
     expert, batch = demonstrations(SMALL, "rule", 64)
-    for row, (kind, worth) in zip(small, code_economics(expert, batch).items(), strict=True):
-        assert row["code"] == kind
-        assert float(row["left"]) == pytest.approx(worth.left, abs=1e-4)
-        assert float(row["cost"]) == pytest.approx(worth.cost, abs=1e-4)
-    assert irl_ray(["economics", "--out", "worth.txt"]) == 2
-    assert "--out worth.txt" in capsys.readouterr().err
+    steps = torch.arange(batch.mask.shape[1]).expand_as(batch.mask)
+    legs = torch.where(torch.diff(batch.leg, dim=1, prepend=batch.leg[:, :1]) != 0, steps, 0).cummax(1).values
+    starts = {"the whole past": None, "a past since the last colour": legs, "no past": steps}
+    for past, start in starts.items():
+        told = [row for row in rows if row["world"] == "preset small" and row["past"] == past]
+        for row, (kind, worth) in zip(told, code_economics(expert, batch, start).items(), strict=True):
+            assert row["code"] == kind
+            assert float(row["left"]) == pytest.approx(worth.left, abs=1e-4)
+            assert float(row["cost"]) == pytest.approx(worth.cost, abs=1e-4)
+    pairs = [row for row in rows if row["world"] == "preset small" and row["code"] == "subgoal"]
+    left = {row["past"]: float(row["left"]) for row in pairs}
+    assert left["the whole past"] < left["a past from a random step on"] < left["no past"]
+    for wrong in (["--out", "worth.txt"], ["--alpha", "-3"]):
+        assert irl_ray(["economics", *wrong]) == 2
+        assert wrong[0] in capsys.readouterr().err
+
+
+def test_bars_are_what_is_left_and_the_share_of_the_cost(tmp_path):
+    """As shares of what no code leaves; a world in which nothing is left is drawn too."""
+    plt = figure_module(tmp_path / "a.png")
+    kinds = ("no code", "subgoal", "every colour", "nudge", "every action")
+    worth = dict(zip(kinds, (Worth(2.0, 0.0), Worth(0.5, 1.0), Worth(0.0, 4.0), Worth(1.0, 0.5), Worth(0.0, 2.0))))
+    kept = []
+    plt.close, close = kept.append, plt.close
+    try:
+        nothing = dict.fromkeys(kinds, Worth(0.0, 0.0))
+        draw(plt, {"a": {"the whole past": worth}, "b": {"no past": nothing}}, 0.5, tmp_path / "a.png")
+    finally:
+        plt.close = close
+    bars = [(bar.get_y(), bar.get_height()) for bar in kept[0].axes[0].patches]
+    assert bars == [(0, 1), (1, 0), (0, 0.25), (0.25, 0.25), (0, 0), (0, 1), (0, 0.5), (0.5, 0.125), (0, 0), (0, 0.5)]
+    close(kept[0])
 
 
 def test_the_command_prints_every_past(capsys):

@@ -216,7 +216,7 @@ FIGURES = [
         lambda: [*(found := [comparison.final_success(t) for t in runs("gridworld_internal_goals")]), median(found)],
     ),
     Figure(
-        "the runs had {} to {} episodes; seed 2, whose episodes end early, had {}.",
+        "the runs had {} to {} episodes; seed 2, whose episodes end early, reached the file's limit of {} before.",
         lambda: [sorted(t.curve[-1][0] for t in runs("gridworld_internal_goals"))[i] for i in (0, -2, -1)],
         tolerance=500,
     ),

@@ -279,9 +279,10 @@ def test_a_switch_costs_what_it_is_told_to(switch, tiny_weights):
     assert told[0.7]["loss"] - told[0.0]["loss"] == pytest.approx(0.7 * told[0.7]["beta_mean"], rel=1e-4)
 
 
-def test_a_cost_of_forced_switches_is_refused(tiny_weights):
-    with pytest.raises(UserError, match="switch_cost: has no effect"):
-        discover(tiny_weights, switch_cost=0.1, metacontroller={"forced_switch": True})
+def test_a_cost_on_switches_that_is_never_counted_is_refused(tiny_weights):
+    for settings in ({"metacontroller": {"forced_switch": True}}, {"teacher": {"steps": 60, "weigh_after": 20}}):
+        with pytest.raises(UserError, match="switch_cost: has no effect"):
+            discover(tiny_weights, switch_cost=0.1, **settings)
 
 
 def test_schedules():

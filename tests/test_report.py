@@ -123,6 +123,11 @@ def test_methods_are_told_apart_by_how_their_codes_were_found():
     forced.origin |= {"discover.clean_slate": True, "discover.switch_cost": 0.4}
     label = "forced switching, memory anew at every switch, a cost on switches"
     assert comparison.method_of("InternalRL", forced) == label
+    forced.origin |= {"discover.co_training": "pretrained", "pretrain.window_share": 0.7}
+    label = (
+        "co-training from the pretrained base, memory anew at every switch, a cost on switches, base trained on windows"
+    )
+    assert comparison.method_of("InternalRL", forced) == label
     for threshold, label in ((0.0, "forced switching in RL alone"), (1e-9, "internal RL, switch threshold 1e-09")):
         assert comparison.method_of("InternalRL", rl_trial([0.0], {"switch_threshold": threshold})) == label
     plain = rl_trial([0.0], {"clean_slate": True}, **{"teacher.steps": 0, "clean_slate": True})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import pickle
 from dataclasses import replace
 
@@ -175,6 +176,37 @@ def test_a_step_beyond_the_target_kl_is_halved_and_leaves_no_momentum(passes, sh
     assert len(seen) == passes + 1
     torch.testing.assert_close(flat(), before + share * (seen[1] - before), atol=1e-7, rtol=1e-5)
     assert (seen[1] - before).abs().max() > 1e-4 and not optimizer.state_dict()["state"]
+    algorithm.stop()
+
+
+def test_a_step_taken_back_gives_back_the_momentum_of_before(tiny_weights, monkeypatch):
+    """The moments and the count of AdamW are those that the last accepted step left."""
+    algorithm = internal(tiny_weights, target_kl=1e9, num_epochs=1).training(train_batch_episodes=48).build_algo()
+    learner, passes = algorithm.learner_group._learner, []
+    (optimizer,) = learner._named_optimizers.values()
+    while not optimizer.state_dict()["state"]:
+        algorithm.train()
+    before = copy.deepcopy(optimizer.state_dict()["state"])
+
+    def too_far(kl, config):
+        passes.append(kl)
+        return len(passes) == 2
+
+    monkeypatch.setattr(learner, "_goes_too_far", too_far)
+    while not passes:
+        algorithm.train()
+    after = optimizer.state_dict()["state"]
+    assert len(passes) == 2 and after.keys() == before.keys()
+    for key, moments in before.items():
+        for name, value in moments.items():
+            torch.testing.assert_close(after[key][name], value, atol=0, rtol=0)
+    algorithm.stop()
+
+
+@pytest.mark.parametrize("kl, beyond", [(0.1, False), (0.3, True), (float("inf"), True), (float("nan"), True)])
+def test_what_is_beyond_the_target_kl(kl, beyond, tiny_weights):
+    algorithm = internal(tiny_weights, target_kl=0.2).build_algo()
+    assert algorithm.learner_group._learner._goes_too_far(torch.tensor(kl), algorithm.config) is beyond
     algorithm.stop()
 
 

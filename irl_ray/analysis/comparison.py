@@ -30,8 +30,11 @@ def method_of(run: str, trial: TrialResult) -> str:
     how += ", memory anew at every switch" if origin.get("discover.clean_slate") else ""
     how += ", memory anew at random steps" if origin.get("discover.cut_share") else ""
     how += ", a cost on switches" if origin.get("discover.switch_cost") else ""
+    windows = ", base trained on windows" if origin.get("pretrain.window_share") else ""
+    slate = ", clean slate in RL" if trial.params.get("clean_slate") else ""
+    how += windows + slate
     if "compile.code_weight" in origin:
-        return f"CompILE, code weight {origin['compile.code_weight']:g}"
+        return f"CompILE, code weight {origin['compile.code_weight']:g}{windows}{slate}"
     if origin.get("discover.co_training"):
         start = "scratch" if origin["discover.co_training"] == "scratch" else "the pretrained base"
         return f"co-training from {start}{how}"
@@ -43,8 +46,7 @@ def method_of(run: str, trial: TrialResult) -> str:
     if threshold != 0.5:
         return f"internal RL, switch threshold {threshold:g}"
     if origin.get("discover.teacher.steps") == 0:
-        slate = ", clean slate in RL" if trial.params.get("clean_slate") else ""
-        return f"internal RL, codes of the plain objective{how}{slate}"
+        return f"internal RL, codes of the plain objective{how}"
     if temperature == 1.0:
         return "internal RL, actions at temperature 1"
     return "internal RL"

@@ -159,27 +159,7 @@ def draw(plt: Any, found: dict[str, dict[str, dict[str, Worth]]], alpha: float, 
         alpha: α.
         out: of the figure.
     """
-    size = (8, 1.5 * len(found) + 0.8)
-    figure, panels = plt.subplots(len(found), 1, figsize=size, squeeze=False, layout="constrained")
-    hatches = ("", "//", "..", "xx", "++")
-    for panel, (world, pasts) in zip(panels[:, 0], found.items()):
-        for i, worths in enumerate(pasts.values()):
-            unit = worths["no code"].left
-            for hatch, k, (kind, worth) in zip(hatches, range(-2, 3), worths.items(), strict=True):
-                left, cost = worth.left / unit, alpha * worth.cost / unit
-                looks = {"width": 0.15, "edgecolor": "black", "linewidth": 0.5, "hatch": hatch}
-                panel.bar(i + 0.16 * k, left, color="0.5", **looks)
-                panel.bar(i + 0.16 * k, cost, bottom=left, color="0.95", label=None if i else kind, **looks)
-            panel.text(i - 0.32, 1.02, f"{unit:.2f} nats", ha="center", fontsize=7)
-        panel.set_xticks(range(len(pasts)), list(pasts), fontsize=8)
-        panel.set_ylim(0, 1.2)
-        panel.set_title(world, fontsize=8, loc="left")
-    handles = panels[0, 0].get_legend_handles_labels()
-    figure.legend(*handles, loc="outside upper center", ncols=len(hatches), frameon=False, fontsize=8)
-    figure.supylabel(f"left (dark) + {alpha:g} · cost of the code (light), share of no code's", fontsize=8)
     out.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(out, dpi=140)
-    plt.close(figure)
     with out.with_suffix(".csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(("world", "past", "code", "left", "cost"))
@@ -189,3 +169,26 @@ def draw(plt: Any, found: dict[str, dict[str, dict[str, Worth]]], alpha: float, 
             for past, worths in pasts.items()
             for kind, worth in worths.items()
         )
+    size = (8, 1.5 * len(found) + 1.2)
+    figure, panels = plt.subplots(len(found), 1, figsize=size, squeeze=False, layout="constrained")
+    hatches = ("", "//", "..", "xx", "++")
+    for panel, (world, pasts) in zip(panels[:, 0], found.items()):
+        labels, tallest = [], 1.0
+        for i, (past, worths) in enumerate(pasts.items()):
+            nats = worths["no code"].left
+            unit = nats or 1.0  # nothing may be left to predict
+            for hatch, k, (kind, worth) in zip(hatches, range(-2, 3), worths.items(), strict=True):
+                left, cost = worth.left / unit, alpha * worth.cost / unit
+                looks = {"width": 0.15, "edgecolor": "black", "linewidth": 0.5, "hatch": hatch}
+                panel.bar(i + 0.16 * k, left, color="0.5", **looks)
+                panel.bar(i + 0.16 * k, cost, bottom=left, color="0.95", label=None if i else kind, **looks)
+                tallest = max(tallest, left + cost)
+            labels.append(f"{past}\n{nats:.2f} nats")
+        panel.set_xticks(range(len(pasts)), labels, fontsize=7)
+        panel.set_ylim(0, 1.05 * tallest)
+        panel.set_title(world, fontsize=8, loc="left")
+    handles = panels[0, 0].get_legend_handles_labels()
+    figure.legend(*handles, loc="outside upper center", ncols=len(hatches), frameon=False, fontsize=8)
+    figure.supylabel(f"left + {alpha:g} · cost", fontsize=8)
+    figure.savefig(out, dpi=140)
+    plt.close(figure)

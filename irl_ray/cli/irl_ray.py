@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import sys
 import time
@@ -258,11 +259,13 @@ def print_economics(options: argparse.Namespace) -> int:
 
     if options.episodes < 1:
         raise UserError(f"--episodes: expected at least 1, got {options.episodes}")
+    if not 0 <= options.alpha < math.inf:
+        raise UserError(f"--alpha: expected a number from 0 on, got {options.alpha}")
     plots = figure_module(Path(options.out)) if options.out else None
+    told = {", ".join(f"{k} {v}" for k, v in one.items()) or "small": one for one in options.env_config or [{}]}
+    worlds = {world: gridworld_spec(settings, "--env-config") for world, settings in told.items()}
     found = {}
-    for settings in options.env_config or [{}]:
-        world = ", ".join(f"{key} {value}" for key, value in settings.items()) or "the default world"
-        spec = gridworld_spec(settings, "--env-config")
+    for world, spec in worlds.items():
         found[world] = economics.economics_by_past(spec, options.ties, options.episodes, options.seed)
         for past, worths in found[world].items():
             print(f"{world}, {past}, nats per subgoal: left, cost, left + α cost at α =")

@@ -104,7 +104,7 @@ class DiscoverConfig(CodesConfig):
         alpha_hold: share of the run during which α is zero.
         alpha_ramp: share of the run at whose end α has grown, linearly, to its full value.
         switch_cost: nats that a switch costs, beside those of the actions (ours; 0 in the paper, where a closed switch
-            saves KL alone): the prior says that a step switches with probability 1 / (1 + exp(switch_cost)).
+            saves KL alone): as under a prior by which a step switches with probability 1 / (1 + exp(switch_cost)).
         switch_cost_hold: as `alpha_hold`.
         switch_cost_ramp: as `alpha_ramp`.
         gates_at_reports: measure alignment and meaning with every report, not only at the end. They use
@@ -134,6 +134,8 @@ class DiscoverConfig(CodesConfig):
             raise UserError("cuts: has no effect without cut_share; give it, or leave cuts out")
         if self.switch_cost and self.metacontroller.forced_switch:
             raise UserError("switch_cost: has no effect on forced switches; leave one of them out")
+        if self.switch_cost and self.teacher.steps >= self.steps:
+            raise UserError("switch_cost: has no effect while the teacher tells the switches; set teacher.steps: 0")
         if self.co_training not in (None, "pretrained", "scratch"):
             raise UserError(f"co_training: expected null, 'pretrained' or 'scratch', got {self.co_training!r}")
         if self.co_training and self.teacher.steps:

@@ -117,8 +117,8 @@ class EpisodePolicyGradientConfig(AlgorithmConfig):
             train_batch_episodes: complete episodes per update (1024 for the paper's gridworld).
             clip_param: ε of the clipped surrogate.
             target_kl: how far an update's policy may be from the one that sampled, in nats per decision (ours; None,
-                any distance, in the paper): a step beyond it is halved until it is not. Clipping bounds what a step
-                wants, not how far it goes.
+                any distance, in the paper): a step beyond it is halved by each of the `num_epochs` passes that are
+                left, and taken back after the last. Clipping bounds what a step wants, not how far it goes.
             entropy_coeff: weight of the entropy bonus (0 in the paper).
             weight_decay: of AdamW (0 in the paper).
             **kwargs: as for `AlgorithmConfig.training`.

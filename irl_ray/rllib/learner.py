@@ -60,7 +60,7 @@ class EpisodePolicyGradientLearner(TorchLearner):
         for key, parameter in self._params.items():
             parameter.lerp_(parameters[key], share)
         for name, optimizer in self._named_optimizers.items():
-            optimizer.load_state_dict(deepcopy(states[name]))
+            optimizer.load_state_dict(states[name])
 
     def _goes_too_far(self, kl: Tensor, config: Any) -> bool:
         """Whether the last step went too far, the same for all learners, given this one's share of the KL."""
@@ -100,6 +100,9 @@ class EpisodePolicyGradientLearner(TorchLearner):
                 "kl_to_old_policy": kl,
                 "clip_fraction": (outside * mask).sum() / count,
             }
+        if config.target_kl is not None:
+            told = (module_id, "share_beyond_target_kl")
+            self.metrics.log_value(told, float(self._too_far), window=config.num_epochs + 1)
         if not self._too_far:
             self.metrics.log_dict(metrics, key=module_id, window=1)
         return -surrogate - config.entropy_coeff * entropy
