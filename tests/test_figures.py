@@ -91,6 +91,18 @@ def after(name: str, episodes: float) -> list[float]:
     return [success_after(t.learning_curve, episodes) for t in runs(name)]
 
 
+def gates_of(metrics: dict[str, Any]) -> list[float]:
+    """A line of the table of what the plain objective finds."""
+    names = ("eval/action_nll_hard", "switches_per_episode", "switch_f1_legs", "code_subgoal_accuracy")
+    by_colour = ("code_target_accuracy", "injected_success_by_colour", "injected_success_by_colour_training_tasks")
+    return [metrics[name] for name in (*names, *by_colour)]
+
+
+def forced_beside_goals() -> list[TrialResult]:
+    """RL over codes at every step: of a memory that starts anew with each, and of one that never does."""
+    return [by(runs("gridworld_goals_forced"), "discover.clean_slate", anew)[0] for anew in (True, False)]
+
+
 def quartiles(values: Sequence[float]) -> list[float]:
     """Median, lower and upper quartile."""
     return [float(v) for v in np.percentile(values, (50, 25, 75))]
@@ -221,19 +233,23 @@ FIGURES = [
         tolerance=500,
     ),
     Figure(
-        "| anew at every switch | 0 (`gridworld_windows`) | {} | {}; {} | {}, {} | {} ({}) |",
+        "never anew: after ten minutes, {} and {} episodes (2026-11-26) | about 0 | {}; {} |",
         lambda: [
-            card("gridworld_windows")[key]
-            for key in (
-                "eval/action_nll_hard",
-                "switches_per_episode",
-                "switch_f1_legs",
-                "code_subgoal_accuracy",
-                "code_target_accuracy",
-                "injected_success_by_colour",
-                "injected_success_by_colour_training_tasks",
-            )
+            *(t.curve[-1][0] for t in forced_beside_goals()),
+            *(comparison.final_success(t) for t in forced_beside_goals()),
         ],
+    ),
+    *(
+        Figure(
+            f"| a code at every step (β = 1), {memory} | 0 | {{}} | {{}}; {{}} | {{}}, {{}} | {{}} ({{}}) |",
+            lambda anew=anew: gates_of(by(runs("gridworld_goals_forced_discover"), "clean_slate", anew)[0].metrics),
+            page=CODES,
+        )
+        for memory, anew in (("anew with each of them", True), ("the whole past", False))
+    ),
+    Figure(
+        "| anew at every switch | 0 (`gridworld_windows`) | {} | {}; {} | {}, {} | {} ({}) |",
+        lambda: gates_of(card("gridworld_windows")),
         page=CODES,
     ),
     Figure(
