@@ -203,6 +203,20 @@ def test_step_form_of_the_switch_equals_the_parallel_form():
         torch.testing.assert_close(controlled, meta.control(residual, codes.code)[:, t], **TOLERANCE)
 
 
+@pytest.mark.parametrize("threshold", [None, 0.5])
+@pytest.mark.parametrize("switch", ["soft", "gumbel"])
+def test_step_form_of_the_codes_equals_the_parallel_form(switch, threshold):
+    meta = make_agent(WORLD, switch=switch).metacontroller
+    residual, noise, uniform = torch.randn(3, 9, 32), torch.randn(3, 9, 4), torch.rand(3, 9)
+    summary, state = torch.randn(3, 9, meta.config.summary_size), meta.initial_state(3)
+    codes = meta(residual, torch.ones(3, 9, dtype=torch.bool), noise, threshold, uniform, summary)
+    for t in range(9):
+        beta = meta.forward_step(residual[:, t], summary[:, t], noise[:, t], state, threshold, uniform[:, t])
+        torch.testing.assert_close(beta, codes.beta[:, t], **TOLERANCE)
+        torch.testing.assert_close(state["code"], codes.code[:, t], **TOLERANCE)
+    assert codes.beta[:, 1:].round().unique().tolist() == [0, 1] or switch == "soft"
+
+
 def test_padding_changes_nothing():
     agent, observed = make_agent(WORLD), observations(1, 6)
     _, alone = run_meta(agent, observed)

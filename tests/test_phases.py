@@ -102,7 +102,8 @@ def test_pretraining_losses_are_those_of_a_plain_loop(tiny_weights, tiny_world):
 def test_discovery_losses_are_those_of_a_plain_loop(switch, memory, layer, tiny_weights, tiny_world):
     """Eq. 9 step by step: action NLL under the code in force, and the KL of every proposal, taken or not.
 
-    Where memory starts anew, both halves of the base model read what follows alone.
+    Where memory starts anew, both halves of the base model read what follows alone; so does the metacontroller where it
+    starts anew at switches, but for the summary.
     """
     phase = discover(tiny_weights, metacontroller={"switch": switch, "layer": layer}, **memory)
     base, meta = phase.agent.base, phase.agent.metacontroller
@@ -122,10 +123,12 @@ def test_discovery_losses_are_those_of_a_plain_loop(switch, memory, layer, tiny_
             residual = base.embed(batch.observation[row : row + 1, :length])
             residual = base.lower(residual, meta.layer)
             summary = meta.summarise(residual, torch.ones(1, length, dtype=torch.bool))
-            hidden, code, codes = torch.zeros(1, 1, meta.config.memory_size), None, []
+            hidden, code, codes, since = torch.zeros(1, 1, meta.config.memory_size), None, [], 0
             begins = {0, *(int(where * length) for cut, where in drawn[row].tolist() if cut < share)}
             for t in range(length):
                 e, memory_state = residual[:, t], hidden[0]
+                if memory.get("clean_slate"):
+                    e = base.lower(base.embed(batch.observation[row : row + 1, since : t + 1]), meta.layer)[:, -1]
                 mean, log_std = meta.encode(e, memory_state, summary[:, t])
                 proposed = mean + log_std.exp() * noise[row, t]
                 beta = torch.ones(1)
@@ -141,6 +144,7 @@ def test_discovery_losses_are_those_of_a_plain_loop(switch, memory, layer, tiny_
                 codes.append(code)
                 if memory.get("clean_slate") and float(beta) > 0.5:
                     begins.add(t)
+                    since = t
                 _, hidden = meta.gru(meta.norm(e)[:, None], hidden)
             pieces += len(begins)
             for begin, end in pairwise([*sorted(begins), length]):

@@ -17,7 +17,7 @@ from irl_ray.data.trajectories import Trajectories
 from irl_ray.envs.pinpad import PinpadSpec
 from irl_ray.internal.rollout import roll_out
 from irl_ray.models.metacontroller import Codes
-from irl_ray.models.steering import steered_log_prob
+from irl_ray.models.steering import found_codes, steered_log_prob
 from irl_ray.models.weights import Artefact
 
 
@@ -73,9 +73,8 @@ def codes_of(
         clean_slate: whether the base model's memory starts anew at every switch.
     """
     base, meta = agent.base, agent.metacontroller
-    residual = base.lower(base.embed(batch.observation[:, :-1]), meta.layer)
-    noise = residual.new_zeros(*batch.mask.shape, meta.config.code_size)
-    codes = meta(residual, batch.mask, noise, threshold)
+    noise = torch.zeros(*batch.mask.shape, meta.config.code_size)
+    residual, codes = found_codes(base, meta, batch, noise, threshold, clean_slate=clean_slate)
     begins = codes.beta > 0.5 if clean_slate else None
     log_prob = steered_log_prob(base, meta, batch, residual, codes.code, begins)
     return codes, float(-log_prob.sum() / batch.mask.sum())

@@ -24,7 +24,7 @@ from irl_ray.envs.pinpad import PinpadSpec
 from irl_ray.envs.vector import autoreset_mode, rows_to_reset, seeds_of_rows
 from irl_ray.envs.worlds import vector_env, world_differences
 from irl_ray.errors import UserError
-from irl_ray.models.state import map_state, reset_rows, select_rows
+from irl_ray.models.state import reset_rows, select_rows, write_rows
 from irl_ray.models.weights import Artefact
 
 
@@ -143,16 +143,9 @@ class InternalVectorEnv(gym.vector.VectorEnv):
         state = select_rows(self._state, rows)
         residual = self.base.lower_step(observation[rows], state["base"], self.meta.layer)
         beta = self.meta.switch_step(residual, state["meta"]).numpy()
-        self._write(rows, state)
+        write_rows(self._state, rows, state)
         self.residual[rows] = residual
         return beta
-
-    def _write(self, rows: Tensor, state: Any) -> None:
-        parts: list[Tensor] = []
-        map_state(parts.append, state)
-        remaining = iter(parts)
-        whole = {name: self._state[name] for name in state}
-        map_state(lambda tensor: tensor.__setitem__(rows, next(remaining)), whole)
 
     def hold(self, rows: Tensor, codes: Tensor) -> None:
         """Puts codes [n, z] in force in the given rows.
@@ -176,7 +169,7 @@ class InternalVectorEnv(gym.vector.VectorEnv):
             state = select_rows(self._state["base"], rows)
             observation = torch.from_numpy(self.raw.observe())[rows]
             self.residual[rows] = self.base.lower_step(observation, state, self.meta.layer)
-            self._write(rows, {"base": state})
+            write_rows(self._state["base"], rows, state)
 
     @torch.no_grad()
     def advance(self, rows: Tensor | None = None) -> RawStep:
@@ -188,7 +181,7 @@ class InternalVectorEnv(gym.vector.VectorEnv):
         residual = self.meta.control(self.residual[index], state["meta"]["code"])
         inputs = self.base.action_inputs(self.base.upper_step(residual, state["base"], self.meta.layer))
         if not everyone:
-            self._write(index, state)
+            write_rows(self._state, index, state)
         noise = torch.from_numpy(self._noise[chosen, self.raw.elapsed[chosen]])
         drawn = self.base.actions.sample(inputs, noise, self.action_temperature).numpy()
         actions = np.zeros((self.num_envs, *drawn.shape[1:]), drawn.dtype)

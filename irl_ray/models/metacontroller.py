@@ -288,27 +288,30 @@ class Metacontroller(nn.Module):
         drawn, and its gradient is that of the relaxed switch.
         """
         contexts = self._switch_context(residual, memory).unbind(1)
-        logistic = None
-        if switch_noise is not None and self.config.switch == "gumbel":
-            logistic = torch.logit(switch_noise.clamp(1e-6, 1 - 1e-6)).unbind(1)
+        uniform = switch_noise.unbind(1) if switch_noise is not None else [None] * len(contexts)
         code = proposed[:, 0]
         codes, betas = [code], [torch.ones_like(code[:, 0])]
         for t, proposal in enumerate(proposed.unbind(1)[1:], start=1):
-            if self.config.forced_switch:
-                beta = torch.ones_like(code[:, 0])
-            else:
-                logit = self._switch_logit(contexts[t], code)
-                if logistic is not None:
-                    relaxed = torch.sigmoid((logit + logistic[t]) / self.config.switch_temperature)
-                    beta = (relaxed > 0.5).to(relaxed.dtype) + relaxed - relaxed.detach()
-                else:
-                    beta = torch.sigmoid(logit)
-                if threshold is not None:
-                    beta = (beta >= threshold).to(beta.dtype)
+            beta = self._beta(contexts[t], code, threshold, uniform[t])
             code = torch.lerp(code, proposal, beta[:, None])
             codes.append(code)
             betas.append(beta)
         return torch.stack(betas, 1), torch.stack(codes, 1)
+
+    def _beta(
+        self, context: Tensor, previous: Tensor, threshold: float | None, switch_noise: Tensor | None
+    ) -> Tensor:
+        """beta of one step [B], as `integrate` describes it."""
+        if self.config.forced_switch:
+            return torch.ones_like(previous[:, 0])
+        logit = self._switch_logit(context, previous)
+        if switch_noise is not None and self.config.switch == "gumbel":
+            logistic = torch.logit(switch_noise.clamp(1e-6, 1 - 1e-6))
+            relaxed = torch.sigmoid((logit + logistic) / self.config.switch_temperature)
+            beta = (relaxed > 0.5).to(relaxed.dtype) + relaxed - relaxed.detach()
+        else:
+            beta = torch.sigmoid(logit)
+        return beta if threshold is None else (beta >= threshold).to(beta.dtype)
 
     def control(self, residual: Tensor, code: Tensor) -> Tensor:
         """e^ = e + U(z) e (Eqs. 11, 18)."""
@@ -321,6 +324,7 @@ class Metacontroller(nn.Module):
         noise: Tensor,
         threshold: float | None = None,
         switch_noise: Tensor | None = None,
+        summary: Tensor | None = None,
     ) -> Codes:
         """Parallel form over whole sequences; what the codes do to the residual stream is `control`.
 
@@ -330,11 +334,44 @@ class Metacontroller(nn.Module):
             noise: standard normal [B, T, z]; zeros give the mean code.
             threshold: binarises the switch where given.
             switch_noise: uniform [B, T], draws the switch where it is trained with Gumbel noise.
+            summary: s [B, T, s], where it is not that of `residual`.
         """
         memory = self.memory(residual)
-        proposal = self.encode(residual, memory, self.summarise(residual, mask))
+        proposal = self.encode(residual, memory, self.summarise(residual, mask) if summary is None else summary)
         beta, code = self.integrate(residual, memory, self.propose(proposal, noise), threshold, switch_noise)
         return Codes(code, beta, proposal)
+
+    def forward_step(
+        self,
+        residual: Tensor,
+        summary: Tensor,
+        noise: Tensor,
+        state: State,
+        threshold: float | None = None,
+        switch_noise: Tensor | None = None,
+    ) -> Tensor:
+        """One step of `forward`, for what cannot be known before its switch: beta_t [B].
+
+        Args:
+            residual: e_l, [B, d].
+            summary: s, [B, s].
+            noise: standard normal [B, z].
+            state: of `initial_state`; h and z are updated in place.
+            threshold: as in `forward`.
+            switch_noise: uniform [B], as in `forward`.
+        """
+        proposed = self.propose(self.encode(residual, state["memory"], summary), noise)
+        beta = self._beta(self._switch_context(residual, state["memory"]), state["code"], threshold, switch_noise)
+        beta = torch.where(state["started"] > 0, beta, 1.0)
+        state["code"].copy_(torch.lerp(state["code"], proposed, beta[:, None]))
+        self._remember(residual, state)
+        return beta
+
+    def _remember(self, residual: Tensor, state: State) -> None:
+        """h_t from e_t (Eq. 12), in place; the row has seen its first step."""
+        _, hidden = self.gru(self.norm(residual)[:, None], state["memory"][None])
+        state["memory"].copy_(hidden[0])
+        state["started"].fill_(1)
 
     def initial_state(self, rows: int) -> State:
         """Memory h, code z and a flag that is zero before the first step, for `rows` sequences."""
@@ -352,7 +389,5 @@ class Metacontroller(nn.Module):
         """
         beta = self.switch(residual, state["memory"], state["code"])
         beta = torch.where(state["started"] > 0, beta, 1.0)
-        _, hidden = self.gru(self.norm(residual)[:, None], state["memory"][None])
-        state["memory"].copy_(hidden[0])
-        state["started"].fill_(1)
+        self._remember(residual, state)
         return beta

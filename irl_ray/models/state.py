@@ -27,3 +27,11 @@ def reset_rows(state: State, rows: Tensor) -> None:
 def select_rows(state: State, rows: Tensor) -> State:
     """A copy of the state of the given rows."""
     return map_state(lambda tensor: tensor[rows], state)
+
+
+def write_rows(state: State, rows: Tensor, part: State) -> None:
+    """Writes what `select_rows` took, and has changed since, back in place."""
+    parts: list[Tensor] = []
+    map_state(parts.append, part)
+    remaining = iter(parts)
+    map_state(lambda tensor: tensor.__setitem__(rows, next(remaining)), state)

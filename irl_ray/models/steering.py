@@ -1,9 +1,9 @@
-"""What a steered base model thinks of actions when its memory starts anew on the way (ours).
+"""What a metacontroller finds, and a steered base model does, where the model's memory starts anew on the way (ours).
 
 In the paper the frozen model sees the whole past. Where its memory starts anew at some steps, it knows at each step
 only what it saw since the last of them, and what it should know from before has to be in the code. Where these are the
-switches, it acts here as in internal RL on a clean slate. The metacontroller still reads the residuals of the whole
-past: at layer 0 they are the same; above it, internal RL on a clean slate gives it those of the memory that began anew.
+switches, everything is as in internal RL on a clean slate: a step that switches is read with the memory before it, and
+acted on with the new one. Only the summary, which internal RL does not have, is of the whole sequence as it is.
 """
 
 from __future__ import annotations
@@ -12,10 +12,67 @@ import torch
 from torch import Tensor
 
 from irl_ray.data.trajectories import Trajectories
-from irl_ray.models.metacontroller import Metacontroller
+from irl_ray.models.metacontroller import Codes, Metacontroller
 from irl_ray.models.sequence_model import SequenceModel
+from irl_ray.models.state import reset_rows, select_rows, write_rows
 
 LENGTH_GROUPS = 4  # pieces of similar length go through the model together
+
+
+def found_codes(
+    base: SequenceModel,
+    metacontroller: Metacontroller,
+    batch: Trajectories,
+    noise: Tensor,
+    threshold: float | None = None,
+    switch_noise: Tensor | None = None,
+    clean_slate: bool = False,
+) -> tuple[Tensor, Codes]:
+    """What the metacontroller reads of the base model, e_l [B, T, d], and the codes it finds in it.
+
+    Args:
+        base: the base model.
+        metacontroller: that finds the codes.
+        batch: B demonstrations.
+        noise: standard normal [B, T, z]; zeros give the mean code.
+        threshold: binarises the switch where given.
+        switch_noise: uniform [B, T], draws the switch where it is trained with Gumbel noise.
+        clean_slate: whether the base model's memory starts anew at every switch.
+    """
+    observed = batch.observation[:, :-1]
+    residual = base.lower(base.embed(observed), metacontroller.layer)
+    if not (clean_slate and metacontroller.layer):  # e_0 has no memory
+        return residual, metacontroller(residual, batch.mask, noise, threshold, switch_noise)
+    summary = metacontroller.summarise(residual, batch.mask)
+    residual = _residuals_anew(base, metacontroller, observed, summary, noise, threshold, switch_noise)
+    return residual, metacontroller(residual, batch.mask, noise, threshold, switch_noise, summary)
+
+
+@torch.no_grad()
+def _residuals_anew(
+    base: SequenceModel,
+    metacontroller: Metacontroller,
+    observed: Tensor,
+    summary: Tensor,
+    noise: Tensor,
+    threshold: float | None,
+    switch_noise: Tensor | None,
+) -> Tensor:
+    """e_l [B, T, d] where memory starts anew at every switch: step by step, since what is read next depends on it."""
+    rows, steps = observed.shape[:2]
+    layer, found = metacontroller.layer, []
+    memory, state = base.initial_state(rows, steps)[:layer], metacontroller.initial_state(rows)
+    for t in range(steps):
+        seen, uniform = observed[:, t], None if switch_noise is None else switch_noise[:, t]
+        found.append(base.lower_step(seen, memory, layer))
+        beta = metacontroller.forward_step(found[-1], summary[:, t], noise[:, t], state, threshold, uniform)
+        anew = (beta > 0.5).nonzero()[:, 0]
+        if len(anew):
+            reset_rows(memory, anew)
+            begun = select_rows(memory, anew)
+            base.lower_step(seen[anew], begun, layer)
+            write_rows(memory, anew, begun)
+    return torch.stack(found, 1)
 
 
 def steered_log_prob(
@@ -32,7 +89,7 @@ def steered_log_prob(
         base: the base model.
         metacontroller: whose decoder turns codes into controllers.
         batch: B demonstrations.
-        residual: [B, T, d], e_l of the base model that sees the whole past.
+        residual: [B, T, d], e_l of the base model that sees the whole past; not read where memory begins anew.
         code: [B, T, z], in force at each step.
         begins: bool [B, T], where memory starts anew; the first step always begins one. None for the whole past.
     """

@@ -27,7 +27,7 @@ from irl_ray.envs.worlds import ANT_ID, GRIDWORLD_ID, POST_TRAINING_TASKS, prese
 from irl_ray.errors import UserError
 from irl_ray.models import weights
 from irl_ray.models.metacontroller import Metacontroller, MetacontrollerConfig
-from irl_ray.models.steering import steered_log_prob
+from irl_ray.models.steering import found_codes, steered_log_prob
 from irl_ray.models.weights import Artefact, new_base
 from irl_ray.phases.hindsight import OutcomeTeacher, TeacherConfig
 from irl_ray.phases.training import OptimizerConfig, Phase, check_usable
@@ -257,6 +257,11 @@ class Discover(Phase):
             meta = Metacontroller(config.metacontroller, base.width, base.num_layers)
             if config.co_training == "scratch":
                 base = new_base(base.config, self.agent.world).to(config.device)
+        if config.co_training and config.clean_slate and meta.layer:
+            raise UserError(
+                f"clean_slate: with co_training it works at metacontroller.layer 0 alone, got layer {meta.layer}; "
+                "leave one of the three out"
+            )
         if config.start_from is not None:
             meta.load_state_dict(metacontroller_to_go_on_from(config, meta).state_dict())
         self.agent.base, self.agent.metacontroller = base, meta.to(config.device)
@@ -405,9 +410,7 @@ class Discover(Phase):
         cuts = config.cuts if config.cut_share else 0
         drawn = torch.rand(len(batch), cuts, 2, generator=self._noise, device=batch.mask.device)
         batch, noise, switch_noise, drawn = map(self.own, (batch, noise, switch_noise, drawn))
-        with torch.set_grad_enabled(config.co_training is not None):
-            residual = base.lower(base.embed(batch.observation[:, :-1]), meta.layer)
-        codes = meta(residual, batch.mask, noise, switch_noise=switch_noise)
+        residual, codes = found_codes(base, meta, batch, noise, None, switch_noise, config.clean_slate)
         begins = self._begins(codes.beta, batch.mask, drawn)
         log_prob = steered_log_prob(base, meta, batch, residual, codes.code, begins)
         return -log_prob.sum(), codes.proposal.kl()[batch.mask].sum(), codes.beta[batch.mask].sum()
@@ -465,7 +468,7 @@ class Discover(Phase):
         result = metacontroller_gates(
             agent, batch, config.switch_threshold, config.switch_tolerance, config.clean_slate
         )
-        codes, _ = codes_of(agent, batch, config.switch_threshold)
+        codes, _ = codes_of(agent, batch, config.switch_threshold, config.clean_slate)
         return result | code_gates(config, agent, codes.code, batch)
 
     def artefact(self) -> Artefact:
