@@ -20,12 +20,14 @@ COLOURS = ("#1b4f72", "#c0392b", "#7d6608", "#5b2c6f", "#0e6251", "#626567", "#a
 STYLES = ("-", "--", ":", "-.", (0, (6, 1, 1, 1, 1, 1)), (0, (1, 3)), (0, (8, 3)), (0, (3, 1)))
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 ALIGNED = 0.8  # F1 from which switches count as aligned with subgoals
-# Of rate and distortion: label, whether a run started from codes of subgoals, its sequence summary, marker.
+# Of rate and distortion: label, whether a run started from codes of subgoals, its sequence summary, whether memory
+# starts anew at every switch, marker.
 KINDS = (
-    ("from scratch", False, "sequence", "s"),
-    ("from subgoal codes", True, "sequence", "D"),
-    ("from scratch, summary per step", False, "step", "o"),
-    ("from subgoal codes, summary per step", True, "step", "^"),
+    ("from scratch", False, "sequence", False, "s"),
+    ("from scratch, memory anew at switches", False, "sequence", True, "P"),
+    ("from subgoal codes", True, "sequence", False, "D"),
+    ("from scratch, summary per step", False, "step", False, "o"),
+    ("from subgoal codes, summary per step", True, "step", False, "^"),
 )
 
 
@@ -240,7 +242,7 @@ def rate_distortion(plt: Any, results: Results) -> Drawn | None:
     for line, world in zip(panels, worlds):
         for panel, frozen in zip(line, (True, False)):
             title = f"{world}: base model {'frozen' if frozen else 'trained along'}"
-            for label, started, summary, marker in KINDS:
+            for label, started, summary, anew, marker in KINDS:
                 chosen = [
                     t
                     for trials in sweeps.values()
@@ -249,6 +251,7 @@ def rate_distortion(plt: Any, results: Results) -> Drawn | None:
                     and (t.params.get("co_training") is None) == frozen
                     and ("start_from" in t.params) == started
                     and t.params.get("metacontroller.summary", "sequence") == summary
+                    and bool(t.params.get("clean_slate")) == anew
                 ]
                 if chosen:
                     _scatter(panel, chosen, label, marker)
@@ -286,7 +289,8 @@ def _scatter(panel: Any, trials: list[TrialResult], label: str, marker: str) -> 
     points = np.array([[t.metrics[name] for name in ("kl", "action_nll", "switch_f1")] for t in trials])
     alpha = np.array([t.params["alpha"] for t in trials])
     middle = np.array([np.median(points[alpha == a, :2], 0) for a in sorted(set(alpha))])
-    panel.plot(*middle[middle[:, 0].argsort()].T, color="0.6", linewidth=0.8, linestyle="-" if marker in "os" else "--")
+    style = "--" if marker in "D^" else "-"
+    panel.plot(*middle[middle[:, 0].argsort()].T, color="0.6", linewidth=0.8, linestyle=style)
     panel.scatter(
         *points[:, :2].T, c=points[:, 2], cmap="Greys", vmin=0, vmax=1, edgecolor="black", linewidth=0.7, s=34,
         marker=marker, label=f"{label} ({len(trials)} runs)", zorder=2,
@@ -406,6 +410,58 @@ def sweep_figure(
         )
         return Drawn(figure, ("experiment", "metric", key, "seed", "value"), rows, words,
                      [source_of(trials, name) for name, trials in groups.items()])  # fmt: skip
+
+    return draw
+
+
+# Of a sweep over goals of pairs of colours, a panel each: what is measured, and by what.
+_GOALS = {
+    "switches an episode": {"": "switches_per_episode"},
+    "F1 of switches": {"colour": "switch_f1_legs", "pair": "switch_f1"},
+    "the code tells": {"colour": "code_target_accuracy", "pair": "code_subgoal_accuracy"},
+    "class-mean codes by colour succeed": {
+        "unseen order": "injected_success_by_colour", "training tasks": "injected_success_by_colour_training_tasks",
+    },
+}  # fmt: skip
+
+
+def goals_figure(key: str, xlabel: str, symlog: float | None = None) -> Callable[[Any, Results], Drawn | None]:
+    """A figure of where discovery finds goals, over one setting: runs in which memory starts anew at every switch."""
+
+    def draw(plt: Any, results: Results) -> Drawn | None:
+        sweeps = {
+            name: chosen
+            for name, trials in _finished_discoveries(results, key).items()
+            if (chosen := [t for t in trials if t.params.get("clean_slate") and "switch_f1_legs" in t.metrics])
+        }
+        trials = [t for chosen in sweeps.values() for t in chosen]
+        if not trials:
+            return None
+        figure, panels = plt.subplots(1, len(_GOALS), figsize=(3.1 * len(_GOALS), 3.2), layout="constrained")
+        x = np.array([t.params[key] for t in trials], float)
+        values, rows = sorted(set(x)), []
+        for panel, (title, metrics) in zip(panels, _GOALS.items()):
+            for (label, metric), (colour, style, marker) in zip(metrics.items(), _looks()):
+                y = np.array([t.metrics[metric] for t in trials])
+                middle = [np.median(y[x == v]) for v in values]
+                panel.plot(x, y, marker, color=colour, markersize=4, alpha=0.6, fillstyle="none")
+                panel.plot(values, middle, linestyle=style, color=colour, label=label)
+                rows += [(metric, v, t.params.get("seed"), value) for v, value, t in zip(x, y, trials)]
+            panel.set(xlabel=xlabel, title=title, ylim=(0, None if "" in metrics else 1.03))
+            if symlog:
+                panel.set_xscale("symlog", linthresh=symlog)
+            panel.title.set_fontsize(9)
+            panel.grid(alpha=0.3)
+            if "" not in metrics:
+                panel.legend(frameon=False, fontsize=7)
+        told = np.array([t.metrics["code_subgoal_accuracy"] for t in trials])
+        found = [v for v in values if told[x == v].min() > 0.9]
+        words = (
+            f"codes tell the pair (probe above .9 in every run) at {xlabel} "
+            f"{', '.join(f'{v:g}' for v in found) or 'nowhere'}; of {', '.join(f'{v:g}' for v in values)}."
+        )
+        header = ("metric", key, "seed", "value")
+        return Drawn(figure, header, rows, words, [source_of(chosen, name) for name, chosen in sweeps.items()])
 
     return draw
 

@@ -28,6 +28,8 @@ EXPERIMENTS = (
     "gridworld_alpha_sweep_subgoals",
     "gridworld_alpha_orders",
     "gridworld_latent_sweep",
+    "gridworld_goals_alpha_sweep",
+    "gridworld_goals_latent_sweep",
     "gridworld_search",
     "gridworld_lr_scan",
     "gridworld_raw",
@@ -133,6 +135,18 @@ SECTIONS = (
         "n_z = 8 throughout.",
         figures.sweep_figure("metacontroller.code_size", _GATES, "n_z"),
         "rllib train file tuned_configs/gridworld_latent_sweep.yaml",
+    ),
+    Section(
+        "goals_alpha", "Goals of the objective alone, over α",
+        "α swept over 0, .05, .1, .17, .3, .5, 1.",
+        figures.goals_figure("alpha", "α", symlog=0.05),
+        "rllib train file tuned_configs/gridworld_goals_alpha_sweep.yaml",
+    ),
+    Section(
+        "goals_latent", "Goals of the objective alone, over the size of a code",
+        "n_z = 8 throughout.",
+        figures.goals_figure("metacontroller.code_size", "n_z"),
+        "rllib train file tuned_configs/gridworld_goals_latent_sweep.yaml",
     ),
     Section(
         "scan_lr", "C.5.5: learning rates of RL",

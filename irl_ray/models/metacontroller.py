@@ -298,9 +298,7 @@ class Metacontroller(nn.Module):
             betas.append(beta)
         return torch.stack(betas, 1), torch.stack(codes, 1)
 
-    def _beta(
-        self, context: Tensor, previous: Tensor, threshold: float | None, switch_noise: Tensor | None
-    ) -> Tensor:
+    def _beta(self, context: Tensor, previous: Tensor, threshold: float | None, switch_noise: Tensor | None) -> Tensor:
         """beta of one step [B], as `integrate` describes it."""
         if self.config.forced_switch:
             return torch.ones_like(previous[:, 0])
