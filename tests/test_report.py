@@ -5,14 +5,16 @@ from __future__ import annotations
 import csv
 import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from conftest import make_agent
 
-from irl_ray.analysis import comparison, questions, report, results
+from irl_ray.analysis import comparison, figures, questions, report, results
 from irl_ray.analysis.codes import metacontroller_gates
+from irl_ray.analysis.curves import figure_module
 from irl_ray.analysis.results import ExperimentResult, Results, TrialResult
 from irl_ray.analysis.statistics import (
     bootstrap_interval,
@@ -186,6 +188,25 @@ def test_the_page_says_what_was_not_run_and_repeats_itself(tmp_path, capsys):
         rows = list(csv.DictReader(file))
     assert [(r["alpha"], r["rate"], r["distortion"]) for r in rows[:1]] == [("0.1", "0.9", "0.1")]
     assert {r["seed"] for r in rows} == {"0", "1"}  # neither stopped runs nor those of a search
+
+
+def test_a_sweep_over_goals_shows_the_runs_whose_memory_starts_anew():
+    def found(alpha, seed, anew=True, told=0.95):
+        f1 = {"switch_f1": 0.3, "switch_f1_legs": 0.8 + alpha, "switches_per_episode": 6.0}
+        codes = {"code_target_accuracy": 0.9, "code_subgoal_accuracy": told, "injected_success": 0.1}
+        by_colour = {"injected_success_by_colour": 0.7, "injected_success_by_colour_training_tasks": 0.8}
+        return TrialResult({"alpha": alpha, "seed": seed, "clean_slate": anew}, f1 | codes | by_colour)
+
+    whole = [found(alpha, 0, anew=False, told=0.3) for alpha in (0.0, 0.7)]
+    trials = [found(0.1, 0), found(0.1, 1), found(0.5, 0), found(0.5, 1, told=0.4)]
+    sweep = ExperimentResult("goals", "Discover", "1", trials + whole)
+    plt = figure_module(Path("x.svg"))
+    drawn = figures.goals_figure("alpha", "α", symlog=0.05)(plt, Results([sweep], []))
+    plt.close(drawn.figure)
+    assert {row[1:3] for row in drawn.rows} == {(a, s) for a in (0.1, 0.5) for s in (0, 1)}
+    assert [row[3] for row in drawn.rows if row[0] == "switch_f1_legs"] == pytest.approx([0.9, 0.9, 1.3, 1.3])
+    assert drawn.words == "codes tell the pair (probe above .9 in every run) at α 0.1; of 0.1, 0.5."
+    assert figures.goals_figure("alpha", "α")(plt, some_results()) is None
 
 
 def test_folders_of_tune_are_read_and_kept_without_paths(tmp_path, tiny_weights):
