@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -106,6 +108,27 @@ def test_windows_are_the_rest_of_the_walk(seed, share):
         for name in ("action", "leg", "subgoal"):
             assert getattr(windows, name)[i, :kept].equal(getattr(batch, name)[i, begin:length])
         assert windows.observation[i, : kept + 1].equal(batch.observation[i, begin : length + 1])
+
+
+@given(st.integers(0, 1000), st.sampled_from([0.0, 0.2, 1.0]))
+def test_pieces_of_walks_are_the_walks(seed, often):
+    """Each piece is a walk of its own, with the observation that ends it; together they are all steps, once each."""
+    random = torch.Generator().manual_seed(seed)
+    batch = GridworldExpert(SPEC).sample(5, random)
+    begins = torch.rand(batch.mask.shape, generator=random) < often
+    pieces, number = batch.cut(begins), 0
+    for i, length in enumerate(batch.mask.sum(1).tolist()):
+        bounds = sorted({0, *(t for t in range(length) if begins[i, t]), length})
+        for begin, end in pairwise(bounds):
+            kept = end - begin
+            assert pieces.mask[number].tolist() == [t < kept for t in range(pieces.mask.shape[1])]
+            for name in ("action", "leg", "subgoal"):
+                assert getattr(pieces, name)[number, :kept].equal(getattr(batch, name)[i, begin:end])
+            assert pieces.observation[number, : kept + 1].equal(batch.observation[i, begin : end + 1])
+            assert pieces.task[number] == batch.task[i]
+            assert pieces.distances[:, :, number].equal(batch.distances[:, :, i])
+            number += 1
+    assert number == len(pieces)
 
 
 def test_windows_begin_anywhere_and_as_often_as_asked():

@@ -67,6 +67,22 @@ def test_pretraining_on_windows_is_pretraining_on_the_rest_of_the_walks(tiny_wei
     torch.testing.assert_close(windows, expected, atol=1e-5, rtol=1e-3)
 
 
+def test_windows_of_a_length_are_all_of_the_walks_that_are_cut():
+    """As often as asked on average, in a share of the walks; with one number for each step, whatever the groups."""
+    phase = Pretrain(pretrain_config({"preset": "tiny", "window_share": 0.5, "window_length": 4}))
+    batch = phase.demonstrations.sample(2000, torch.Generator().manual_seed(0))
+    cut = phase._windows_of(batch)
+    assert int(cut.mask.sum()) == int(batch.mask.sum())
+    steps = int(batch.mask[:, 1:].sum())
+    assert (len(cut) - len(batch)) / steps == pytest.approx(0.5 / 4, abs=0.01)
+    whole = Pretrain(pretrain_config({"preset": "tiny", "window_share": 1.0, "window_length": 1}))._windows_of(batch)
+    assert len(whole) == int(batch.mask.sum()) and whole.mask.shape[1] == 1
+    with pytest.raises(UserError, match="window_length"):
+        pretrain_config({"preset": "tiny", "window_length": 4})
+    with pytest.raises(UserError, match="window_length"):
+        pretrain_config({"preset": "tiny", "window_share": 1.0, "window_length": 0.5})
+
+
 def test_pretraining_losses_are_those_of_a_plain_loop(tiny_weights, tiny_world):
     """The action taken, the agent's cell one step later, the fixed cells: over real steps alone."""
     base = weights.load(tiny_weights).base

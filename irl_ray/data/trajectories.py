@@ -44,10 +44,11 @@ class Trajectories:
     def __len__(self) -> int:
         return self.action.shape[0]
 
-    def __getitem__(self, rows: slice) -> Trajectories:
+    def __getitem__(self, rows: slice | Tensor) -> Trajectories:
         """The given trajectories, padded as they are."""
-        parts = {f.name: v[rows] for f in fields(self) if isinstance(v := getattr(self, f.name), Tensor)}
-        return replace(self, **parts | ({} if self.distances is None else {"distances": self.distances[:, :, rows]}))
+        distances = None if self.distances is None else self.distances[:, :, rows]
+        names = [f.name for f in fields(self) if f.name not in ("world", "distances")]
+        return replace(self, distances=distances, **{name: getattr(self, name)[rows] for name in names})
 
     def select(self, rows: Tensor) -> Trajectories:
         """The given trajectories, trimmed to the longest of them."""
@@ -106,6 +107,13 @@ class Trajectories:
         padded = F.pad(self.mask, (0, 1))
         return self._at(steps, pick(padded, steps[:, :-1]))
 
+    def cut(self, begins: Tensor) -> Trajectories:
+        """The pieces into which the steps of `begins`, bool [B, T], cut the walks, each as a walk of its own."""
+        row, start, length = pieces_of(begins & self.mask, self.mask)
+        ahead = torch.arange(int(length.max()) + 1, device=start.device)
+        order = (start[:, None] + ahead).clamp(max=self.action.shape[1])
+        return self[row]._at(order, ahead[:-1] < length[:, None])
+
     def _at(self, order: Tensor, mask: Tensor) -> Trajectories:
         """The observations numbered `order` [B, K+1], and what belongs to all of these steps but the last."""
         steps = order[:, :-1].clamp(max=self.action.shape[1] - 1)
@@ -140,6 +148,17 @@ def pick(values: Tensor, at: Tensor) -> Tensor:
 def shifted(start: Tensor, steps: int) -> Tensor:
     """Numbers of the steps from `start` [B] on, int64 [B, steps]; past the end the last one is repeated."""
     return (start[:, None] + torch.arange(steps, device=start.device)).clamp(max=steps - 1)
+
+
+def pieces_of(begins: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The pieces into which the real steps of `begins`, bool [B, T], cut sequences: row, first step and length of each,
+    int64 [N]. The first step of a sequence always begins one."""
+    starts = begins.clone()
+    starts[:, 0] = True
+    row, start = starts.nonzero(as_tuple=True)
+    end = torch.cat([start[1:], start.new_zeros(1)])
+    last = torch.cat([row[1:] != row[:-1], row.new_ones(1, dtype=torch.bool)])
+    return row, start, torch.where(last, mask.sum(1)[row], end) - start
 
 
 def random_starts(mask: Tensor, share: float, random: torch.Generator) -> Tensor:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from irl_ray.data.trajectories import Trajectories
+from irl_ray.data.trajectories import Trajectories, pieces_of
 from irl_ray.models.metacontroller import Codes, Metacontroller
 from irl_ray.models.sequence_model import SequenceModel
 from irl_ray.models.state import reset_rows, select_rows, write_rows
@@ -113,12 +113,7 @@ def pieces(begins: Tensor, mask: Tensor) -> list[tuple[Tensor, Tensor, Tensor]]:
         Of each group of N pieces, padded to K steps: rows [N, 1] and steps [N, K] to index [B, T] with, and bool
         [N, K], true on real steps.
     """
-    starts = begins.clone()
-    starts[:, 0] = True
-    row, start = starts.nonzero(as_tuple=True)
-    end = torch.cat([start[1:], start.new_zeros(1)])
-    last = torch.cat([row[1:] != row[:-1], row.new_ones(1, dtype=torch.bool)])
-    length = torch.where(last, mask.sum(1)[row], end) - start
+    row, start, length = pieces_of(begins, mask)
     groups = []
     for group in length.argsort().chunk(LENGTH_GROUPS):
         ahead = torch.arange(int(length[group].max()), device=mask.device)

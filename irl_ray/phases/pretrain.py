@@ -61,6 +61,9 @@ class PretrainConfig:
         start_from: name or folder of a base model to go on from; None for fresh weights.
         window_share: share of the trajectories that are seen from a random step on, as if they had begun there (ours).
             A model that has seen such windows acts on whatever part of the past it is given.
+        window_length: steps after which, on average, such a trajectory is cut again and again, all pieces being learned
+            from; None for one window that goes on to the end. A model that has seen short ones often knows what a
+            single observation tells.
         noise: ε of the gridworld's expert.
         observation_weight: λ of Eq. 5.
         cell_weight: ant, weight of the cell that is entered next. Where the ant goes moves its joints less
@@ -94,6 +97,7 @@ class PretrainConfig:
     steps: int = 16_000
     batch_size: int = 128
     window_share: float = 0.0
+    window_length: float | None = None
     noise: float = 0.0
     observation_weight: float = 0.1
     static_weight: float = 0.05
@@ -120,6 +124,9 @@ class PretrainConfig:
         check_at_least(self, steps=1, batch_size=1, length_groups=1, gate_episodes=1, report_every=1, seed=0)
         check_at_least(self, num_workers=0, noise=0, control_steps=0, goal_steps=0, entry_batch_size=0)
         check_share(self, "window_share")
+        check_at_least(self, window_length=1)
+        if self.window_length is not None and not self.window_share:
+            raise UserError("window_length: has no effect without window_share; give it, or leave window_length out")
         check_at_least(self, observation_weight=0, static_weight=0, cell_weight=0, entry_weight=0, control_rank=1)
         check_above_zero(self, "action_temperature")
 
@@ -263,8 +270,7 @@ class Pretrain(Phase):
                 self._entries = source.batches(config.entry_batch_size, config.seed, "pretrain", "entries", start=start)
         batch = next(self._batches).to(config.device)
         if config.window_share:
-            self._windows.manual_seed(torch_seed(config.seed, "pretrain", "windows", self.step_number))
-            batch = batch.since(random_starts(batch.mask, config.window_share, self._windows))
+            batch = self._windows_of(batch)
         if config.entries_only:
             return {"entry_nll": self._learn_entries(batch, 1.0)}
         other = config.cell_weight if base.continuous else config.static_weight
@@ -282,6 +288,15 @@ class Pretrain(Phase):
         if config.entry_batch_size:
             metrics["entry_nll"] = self._learn_entries(next(self._entries).to(config.device), config.entry_weight)
         return {**metrics, "cell_nll": cell}
+
+    def _windows_of(self, batch: Trajectories) -> Trajectories:
+        """The batch with a share of its trajectories cut into windows; each step is in one, or in none."""
+        share, length, random = self.config.window_share, self.config.window_length, self._windows
+        random.manual_seed(torch_seed(self.config.seed, "pretrain", "windows", self.step_number))
+        if length is None:
+            return batch.since(random_starts(batch.mask, share, random))
+        drawn = torch.rand(len(batch), 1 + batch.mask.shape[1], generator=random, device=batch.mask.device)
+        return batch.cut((drawn[:, :1] < share) & (drawn[:, 1:] * length < 1))
 
     def _learn_entries(self, batch: Trajectories, weight: float) -> float:
         """Backpropagates the cells' NLL of the walks seen at entries alone; returns its mean."""
