@@ -93,7 +93,11 @@ def test_pretraining_the_ant_keeps_to_its_device(elsewhere: OtherDevice, ant_dat
     kept_to_it(elsewhere, Pretrain(pretrain_config(config)), tmp_path)
 
 
-@pytest.mark.parametrize("how", [{}, {"teacher": TAUGHT}, {"co_training": "scratch"}], ids=["plain", "taught", "along"])
+@pytest.mark.parametrize(
+    "how",
+    [{}, {"teacher": TAUGHT}, {"co_training": "scratch"}, {"clean_slate": True, "metacontroller": {"layer": 1}}],
+    ids=["plain", "taught", "along", "anew"],
+)
 def test_discovery_keeps_to_its_device(elsewhere: OtherDevice, tiny_weights: Path, how: dict, tmp_path: Path):
     config = {**TINY, **how, "base": str(tiny_weights), "gates_at_reports": True}
     kept_to_it(elsewhere, Discover(discover_config(config)), tmp_path)

@@ -80,6 +80,18 @@ def test_internal_episode_equals_the_algorithm_by_hand(tiny_world, mixer, thresh
         torch.testing.assert_close(torch.from_numpy(episode.observation[:-1]), expected, atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.parametrize("mixer", ["transformer", "hawk"])
+def test_episodes_follow_one_another_on_a_clean_slate(tiny_world, mixer):
+    """Also where no row decides, since all wait to start anew."""
+    env = InternalVectorEnv(make_agent(tiny_world, mixer, layer=1), WORLD, 1, clean_slate=True)
+    env.reset(seed=0)
+    random, ended = np.random.default_rng(0), 0
+    for _ in range(60):
+        _, _, terminated, truncated, _ = env.step(random.standard_normal((1, 4), np.float32))
+        ended += int(terminated[0] | truncated[0])
+    assert ended > 1
+
+
 def test_an_episode_depends_on_its_seed_alone(tiny_agent):
     seeds = list(range(40))
     together = sample_code_episodes(tiny_agent, policy(), WORLD, seeds)

@@ -7,8 +7,9 @@ from itertools import pairwise
 
 import pytest
 import torch
+from conftest import make_agent
 
-from irl_ray.analysis.codes import switch_alignment, target_cells
+from irl_ray.analysis.codes import codes_of, switch_alignment, target_cells
 from irl_ray.analysis.control import SubgoalControllers
 from irl_ray.analysis.probe import probe_accuracy
 from irl_ray.data.gridworld import GridworldExpert
@@ -172,6 +173,52 @@ def test_discovery_losses_are_those_of_a_plain_loop(switch, memory, layer, tiny_
     assert len(set(batch.mask.sum(1).tolist())) > 1
     assert pieces == len(batch) if not memory else pieces > len(batch) or switch == "soft"
     torch.testing.assert_close(found, sums, atol=1e-3, rtol=1e-4)
+
+
+def test_all_of_a_metacontroller_learns_on_a_clean_slate(tiny_weights):
+    layer = {"switch": "gumbel", "layer": 1}
+    phase = discover(tiny_weights, metacontroller=layer, clean_slate=True, alpha_hold=0.0, alpha_ramp=0.0)
+    phase.accumulate_gradients()
+    assert not [name for name, p in phase.trained.named_parameters() if p.grad is None or not p.grad.any()]
+    with pytest.raises(UserError, match="layer 0 alone"):
+        discover(tiny_weights, co_training="pretrained", clean_slate=True)
+    discover(tiny_weights, co_training="pretrained", clean_slate=True, metacontroller={"layer": 0})
+    with pytest.raises(UserError, match="num_workers"):
+        discover_config({"preset": "tiny", "base": "x", "clean_slate": True, "batch_size": 9, "num_workers": 4})
+
+
+@pytest.mark.parametrize("threshold", [None, 0.45])
+@pytest.mark.parametrize("mixer", ["transformer", "hawk"])
+def test_codes_on_a_clean_slate_by_hand(mixer, threshold, tiny_world):
+    agent = make_agent(tiny_world, mixer, layer=1)
+    base, meta = agent.base, agent.metacontroller
+    batch = GridworldExpert(tiny_world).sample(8, torch.Generator().manual_seed(3))
+    found, _ = codes_of(agent, batch, threshold, clean_slate=True)
+    summary, count = meta.summarise(base.lower(base.embed(batch.observation[:, :-1]), 1), batch.mask), 0
+    for row, length in enumerate(batch.mask.sum(1).tolist()):
+        read, since, code = [], 0, torch.zeros(1, 4)
+        for t in range(length):
+            read.append(base.lower(base.embed(batch.observation[row : row + 1, since : t + 1]), 1)[:, -1])
+            memory = meta.memory(torch.stack(read, 1))[:, -1]
+            beta = meta.switch(read[-1], memory, code) if t else torch.ones(1)
+            beta = beta if threshold is None else (beta >= threshold).float()
+            code = torch.lerp(code, meta.encode(read[-1], memory, summary[row, t][None]).mean, beta[:, None])
+            torch.testing.assert_close(found.beta[row, t], beta[0], atol=1e-5, rtol=1e-4)
+            torch.testing.assert_close(found.code[row, t], code[0], atol=1e-5, rtol=1e-4)
+            since, count = (t, count + 1) if beta > 0.5 else (since, count)
+    assert count > len(batch)
+
+
+def test_gates_of_codes_found_on_clean_slates_are_of_clean_slates(tiny_weights, monkeypatch):
+    phase = discover(tiny_weights, metacontroller={"layer": 1, "initial_switch_bias": 0.0}, clean_slate=True)
+    got = []
+    monkeypatch.setattr(
+        "irl_ray.phases.discover.code_gates", lambda config, agent, codes, batch: got.append((codes, batch)) or {}
+    )
+    phase.gates()
+    ((codes, batch),) = got
+    torch.testing.assert_close(codes, codes_of(phase.agent, batch, 0.5, True)[0].code)
+    assert not torch.allclose(codes, codes_of(phase.agent, batch, 0.5)[0].code)
 
 
 def test_length_groups_do_not_change_the_gradient(tiny_weights):

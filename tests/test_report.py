@@ -191,20 +191,27 @@ def test_the_page_says_what_was_not_run_and_repeats_itself(tmp_path, capsys):
 
 
 def test_a_sweep_over_goals_shows_the_runs_whose_memory_starts_anew():
-    def found(alpha, seed, anew=True, told=0.95):
+    def found(alpha, seed, anew=True, told=0.95, **settings):
         f1 = {"switch_f1": 0.3, "switch_f1_legs": 0.8 + alpha, "switches_per_episode": 6.0}
         codes = {"code_target_accuracy": 0.9, "code_subgoal_accuracy": told, "injected_success": 0.1}
         by_colour = {"injected_success_by_colour": 0.7, "injected_success_by_colour_training_tasks": 0.8}
-        return TrialResult({"alpha": alpha, "seed": seed, "clean_slate": anew}, f1 | codes | by_colour)
+        return TrialResult(
+            {"alpha": alpha, "seed": seed, "clean_slate": anew} | settings,
+            f1 | codes | by_colour | {"kl": 1.0, "action_nll": 0.1},
+        )
 
-    whole = [found(alpha, 0, anew=False, told=0.3) for alpha in (0.0, 0.7)]
-    trials = [found(0.1, 0), found(0.1, 1), found(0.5, 0), found(0.5, 1, told=0.4)]
-    sweep = ExperimentResult("goals", "Discover", "1", trials + whole)
+    other = [found(alpha, 0, anew=False, told=0.3) for alpha in (0.0, 0.7)]
+    other += [found(0.2, 0, co_training="scratch"), found(0.2, 0, start_from="x")]
+    seeds = [[found(0.1, 0), found(0.5, 0)], [found(0.1, 1), found(0.5, 1, told=0.4)]]
+    sweeps = Results([ExperimentResult("goals", "Discover", str(i), t + other) for i, t in enumerate(seeds)], [])
     plt = figure_module(Path("x.svg"))
-    drawn = figures.goals_figure("alpha", "α", symlog=0.05)(plt, Results([sweep], []))
-    plt.close(drawn.figure)
+    drawn = figures.goals_figure("alpha", "α", symlog=0.05)(plt, sweeps)
+    rates = figures.rate_distortion(plt, sweeps)
+    plt.close("all")
+    assert "frozen, from scratch, memory anew at switches: 0 of 4 runs" in rates.words
+    assert "from scratch: 0 of 4 runs" in rates.words and len(rates.rows) == 12
     assert {row[1:3] for row in drawn.rows} == {(a, s) for a in (0.1, 0.5) for s in (0, 1)}
-    assert [row[3] for row in drawn.rows if row[0] == "switch_f1_legs"] == pytest.approx([0.9, 0.9, 1.3, 1.3])
+    assert [row[3] for row in drawn.rows if row[0] == "switch_f1_legs"] == pytest.approx([0.9, 1.3, 0.9, 1.3])
     assert drawn.words == "codes tell the pair (probe above .9 in every run) at α 0.1; of 0.1, 0.5."
     assert figures.goals_figure("alpha", "α")(plt, some_results()) is None
 

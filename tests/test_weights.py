@@ -85,3 +85,8 @@ def test_released_weights_load_and_tell_their_story(name):
     assert MetacontrollerConfig().summary == "sequence"
     assert {"pretrain", "discover"} <= agent.metrics.keys()
     assert agent.provenance["discover"]["config"]["steps"] > 0
+
+
+def test_weights_tell_whether_their_codes_were_found_on_clean_slates():
+    told = {name: weights.load(name).found_on_clean_slates for name in ("gridworld_windows", "gridworld")}
+    assert told == {"gridworld_windows": True, "gridworld": False}

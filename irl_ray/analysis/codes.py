@@ -73,7 +73,7 @@ def codes_of(
         clean_slate: whether the base model's memory starts anew at every switch.
     """
     base, meta = agent.base, agent.metacontroller
-    noise = torch.zeros(*batch.mask.shape, meta.config.code_size)
+    noise = torch.zeros(*batch.mask.shape, meta.config.code_size, device=batch.mask.device)
     residual, codes = found_codes(base, meta, batch, noise, threshold, clean_slate=clean_slate)
     begins = codes.beta > 0.5 if clean_slate else None
     log_prob = steered_log_prob(base, meta, batch, residual, codes.code, begins)

@@ -26,6 +26,7 @@ KINDS = (
     ("from scratch", False, "sequence", False, "s"),
     ("from scratch, memory anew at switches", False, "sequence", True, "P"),
     ("from subgoal codes", True, "sequence", False, "D"),
+    ("from other codes, memory anew at switches", True, "sequence", True, "X"),
     ("from scratch, summary per step", False, "step", False, "o"),
     ("from subgoal codes, summary per step", True, "step", False, "^"),
 )
@@ -238,7 +239,7 @@ def rate_distortion(plt: Any, results: Results) -> Drawn | None:
         return None
     shape = {"figsize": (9, 3.8 * len(worlds)), "layout": "constrained", "squeeze": False}
     figure, panels = plt.subplots(len(worlds), 2, sharey="row", sharex="row", **shape)
-    rows, words = [], []
+    rows, words, shown = [], [], []
     for line, world in zip(panels, worlds):
         for panel, frozen in zip(line, (True, False)):
             title = f"{world}: base model {'frozen' if frozen else 'trained along'}"
@@ -253,6 +254,7 @@ def rate_distortion(plt: Any, results: Results) -> Drawn | None:
                     and t.params.get("metacontroller.summary", "sequence") == summary
                     and bool(t.params.get("clean_slate")) == anew
                 ]
+                shown += chosen
                 if chosen:
                     _scatter(panel, chosen, label, marker)
                     told = np.array([t.metrics["code_subgoal_accuracy"] for t in chosen])
@@ -280,7 +282,7 @@ def rate_distortion(plt: Any, results: Results) -> Drawn | None:
     figure.colorbar(plt.cm.ScalarMappable(plt.Normalize(0, 1), "Greys"), ax=panels, label="F1 of switches", shrink=0.8)
     header = ("world", "base_model", "started", "alpha", "seed", "rate", "distortion", "switch_f1",
               "switches_per_episode", "code_subgoal_accuracy")  # fmt: skip
-    sources = [source_of(trials, name) for name, trials in sweeps.items()]
+    sources = [source_of(told, name) for name, trials in sweeps.items() if (told := [t for t in trials if t in shown])]
     return Drawn(figure, header, rows, "; ".join(words) + ".", sources)
 
 
@@ -302,7 +304,10 @@ def _finished_discoveries(results: Results, key: str) -> dict[str, list[TrialRes
     chosen: list[ExperimentResult] = [
         e for e in results.experiments if e.run == "Discover" and key in e.varied and "search" not in e.name
     ]
-    found = {e.name: [t for t in e.trials if t.finished and "injected_success" in t.metrics] for e in chosen}
+    found: dict[str, list[TrialResult]] = {}
+    for experiment in chosen:  # of one name there may be several
+        trials = [t for t in experiment.trials if t.finished and "injected_success" in t.metrics]
+        found.setdefault(experiment.name, []).extend(trials)
     return {name: trials for name, trials in found.items() if trials}
 
 
@@ -426,14 +431,17 @@ _GOALS = {
 
 
 def goals_figure(key: str, xlabel: str, symlog: float | None = None) -> Callable[[Any, Results], Drawn | None]:
-    """A figure of where discovery finds goals, over one setting: runs in which memory starts anew at every switch."""
+    """A figure of where discovery finds goals, over one setting: runs from scratch in a frozen base model whose memory
+    starts anew at every switch."""
+
+    def is_one(trial: TrialResult) -> bool:
+        other = ("co_training", "start_from", "metacontroller.forced_switch", "cut_share", "switch_cost")
+        told = trial.params.get("clean_slate") and "switch_f1_legs" in trial.metrics
+        return bool(told) and not any(trial.params.get(name) for name in other)
 
     def draw(plt: Any, results: Results) -> Drawn | None:
-        sweeps = {
-            name: chosen
-            for name, trials in _finished_discoveries(results, key).items()
-            if (chosen := [t for t in trials if t.params.get("clean_slate") and "switch_f1_legs" in t.metrics])
-        }
+        found = _finished_discoveries(results, key)
+        sweeps = {name: chosen for name, trials in found.items() if (chosen := list(filter(is_one, trials)))}
         trials = [t for chosen in sweeps.values() for t in chosen]
         if not trials:
             return None
@@ -450,15 +458,18 @@ def goals_figure(key: str, xlabel: str, symlog: float | None = None) -> Callable
             panel.set(xlabel=xlabel, title=title, ylim=(0, None if "" in metrics else 1.03))
             if symlog:
                 panel.set_xscale("symlog", linthresh=symlog)
+                panel.set_xlim(-symlog / 4, None)
+            panel.set_xticks(values, [f"{v:g}" for v in values], fontsize=7)
+            panel.minorticks_off()
             panel.title.set_fontsize(9)
             panel.grid(alpha=0.3)
             if "" not in metrics:
                 panel.legend(frameon=False, fontsize=7)
         told = np.array([t.metrics["code_subgoal_accuracy"] for t in trials])
-        found = [v for v in values if told[x == v].min() > 0.9]
+        goals = [v for v in values if told[x == v].min() > 0.9]
         words = (
             f"codes tell the pair (probe above .9 in every run) at {xlabel} "
-            f"{', '.join(f'{v:g}' for v in found) or 'nowhere'}; of {', '.join(f'{v:g}' for v in values)}."
+            f"{', '.join(f'{v:g}' for v in goals) or 'nowhere'}; of {', '.join(f'{v:g}' for v in values)}."
         )
         header = ("metric", key, "seed", "value")
         return Drawn(figure, header, rows, words, [source_of(chosen, name) for name, chosen in sweeps.items()])

@@ -181,8 +181,9 @@ def codes(options: argparse.Namespace, agent: Artefact) -> dict[str, Any]:
         soft = hard = found.switch.float()
         code = found.code
     else:
-        soft = codes_of(agent, batch, None)[0].beta
-        found, _ = codes_of(agent, batch, agent.switch_threshold)
+        anew = agent.found_on_clean_slates
+        soft = codes_of(agent, batch, None, anew)[0].beta
+        found, _ = codes_of(agent, batch, agent.switch_threshold, anew)
         hard, code = found.beta, found.code
     result = alignment_and_meaning(hard, code, batch, 5 if ant else 1)
     change, again = subgoal_starts(batch)

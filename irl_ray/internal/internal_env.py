@@ -158,7 +158,7 @@ class InternalVectorEnv(gym.vector.VectorEnv):
             raise UserError(f"code of row {row} is not finite: has its policy diverged? Train it at a lower lr")
         held = self._state["meta"]["code"]
         held[rows] = codes.to(held.dtype)
-        if self.clean_slate:
+        if self.clean_slate and len(rows):  # none decides where all wait to start anew
             self._forget(rows)
 
     @torch.no_grad()

@@ -339,6 +339,7 @@ class Metacontroller(nn.Module):
         beta, code = self.integrate(residual, memory, self.propose(proposal, noise), threshold, switch_noise)
         return Codes(code, beta, proposal)
 
+    @torch.no_grad()
     def forward_step(
         self,
         residual: Tensor,
@@ -348,7 +349,7 @@ class Metacontroller(nn.Module):
         threshold: float | None = None,
         switch_noise: Tensor | None = None,
     ) -> Tensor:
-        """One step of `forward`, for what cannot be known before its switch: beta_t [B].
+        """One step of `forward`, without gradients, for what cannot be known before its switch: beta_t [B].
 
         Args:
             residual: e_l, [B, d].

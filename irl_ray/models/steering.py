@@ -30,6 +30,9 @@ def found_codes(
 ) -> tuple[Tensor, Codes]:
     """What the metacontroller reads of the base model, e_l [B, T, d], and the codes it finds in it.
 
+    On a clean slate above layer 0, e_l is that of the memory which began anew, found without gradients to the base
+    model; the summary is of e_l as the whole sequence gives it.
+
     Args:
         base: the base model.
         metacontroller: that finds the codes.
@@ -44,7 +47,7 @@ def found_codes(
     if not (clean_slate and metacontroller.layer):  # e_0 has no memory
         return residual, metacontroller(residual, batch.mask, noise, threshold, switch_noise)
     summary = metacontroller.summarise(residual, batch.mask)
-    residual = _residuals_anew(base, metacontroller, observed, summary, noise, threshold, switch_noise)
+    residual = _residuals_anew(base, metacontroller, batch, summary, noise, threshold, switch_noise)
     return residual, metacontroller(residual, batch.mask, noise, threshold, switch_noise, summary)
 
 
@@ -52,21 +55,21 @@ def found_codes(
 def _residuals_anew(
     base: SequenceModel,
     metacontroller: Metacontroller,
-    observed: Tensor,
+    batch: Trajectories,
     summary: Tensor,
     noise: Tensor,
     threshold: float | None,
     switch_noise: Tensor | None,
 ) -> Tensor:
     """e_l [B, T, d] where memory starts anew at every switch: step by step, since what is read next depends on it."""
-    rows, steps = observed.shape[:2]
-    layer, found = metacontroller.layer, []
+    observed, mask, layer, found = batch.observation, batch.mask, metacontroller.layer, []
+    rows, steps = mask.shape
     memory, state = base.initial_state(rows, steps)[:layer], metacontroller.initial_state(rows)
     for t in range(steps):
         seen, uniform = observed[:, t], None if switch_noise is None else switch_noise[:, t]
         found.append(base.lower_step(seen, memory, layer))
         beta = metacontroller.forward_step(found[-1], summary[:, t], noise[:, t], state, threshold, uniform)
-        anew = (beta > 0.5).nonzero()[:, 0]
+        anew = ((beta > 0.5) & mask[:, t]).nonzero()[:, 0]
         if len(anew):
             reset_rows(memory, anew)
             begun = select_rows(memory, anew)
@@ -89,7 +92,7 @@ def steered_log_prob(
         base: the base model.
         metacontroller: whose decoder turns codes into controllers.
         batch: B demonstrations.
-        residual: [B, T, d], e_l of the base model that sees the whole past; not read where memory begins anew.
+        residual: [B, T, d], e_l of the base model that sees the whole past; not read where `begins` is given.
         code: [B, T, z], in force at each step.
         begins: bool [B, T], where memory starts anew; the first step always begins one. None for the whole past.
     """

@@ -75,6 +75,11 @@ class Artefact:
             return self.policy.config.action_temperature
         return self.provenance.get("RawRL", {}).get("action_temperature", 1.0)
 
+    @property
+    def found_on_clean_slates(self) -> bool:
+        """Whether the base model's memory started anew at every switch when its codes were looked for."""
+        return self.provenance.get("discover", {}).get("config", {}).get("clean_slate", False)
+
     def forget(self, *phases: str) -> None:
         """Drops what was measured and told of phases whose outcome is no longer part of the artefact."""
         for phase in phases:

@@ -97,9 +97,11 @@ class DiscoverConfig(CodesConfig):
         teacher: label-free warm start (ours), off unless its `steps` are given.
         alpha: α, weight of the KL.
         clean_slate: whether the base model's memory starts anew at every switch, as it may in internal RL (ours; False
-            in the paper): a code then has to say all that the past before it told.
+            in the paper): a code then has to say all that the past before it told. With `co_training` at layer 0 alone;
+            a teacher teaches with the whole past.
         cut_share: share of the trajectories in which it starts anew at random steps, while codes and switches come from
-            the whole sequence (ours; 0 in the paper): a code has to be worth something wherever the past begins.
+            the sequence as it would be without them (ours; 0 in the paper): a code has to be worth something wherever
+            the past begins.
         cuts: at how many steps of such a trajectory.
         alpha_hold: share of the run during which α is zero.
         alpha_ramp: share of the run at whose end α has grown, linearly, to its full value.
@@ -132,6 +134,12 @@ class DiscoverConfig(CodesConfig):
         check_share(self, "cut_share")
         if not self.cut_share and self.cuts != 1:
             raise UserError("cuts: has no effect without cut_share; give it, or leave cuts out")
+        fewest = min(map(len, torch.arange(self.batch_size).chunk(self.length_groups)))
+        if (self.clean_slate or self.cut_share) and self.num_workers > fewest:
+            raise UserError(
+                f"num_workers: expected at most {fewest}, the sequences in the smallest of {self.length_groups} "
+                f"length_groups of a batch_size of {self.batch_size}, got {self.num_workers}"
+            )
         if self.switch_cost and self.metacontroller.forced_switch:
             raise UserError("switch_cost: has no effect on forced switches; leave one of them out")
         if self.switch_cost and self.teacher.steps >= self.steps:
@@ -259,8 +267,8 @@ class Discover(Phase):
                 base = new_base(base.config, self.agent.world).to(config.device)
         if config.co_training and config.clean_slate and meta.layer:
             raise UserError(
-                f"clean_slate: with co_training it works at metacontroller.layer 0 alone, got layer {meta.layer}; "
-                "leave one of the three out"
+                f"clean_slate: with co_training it works at layer 0 alone, got layer {meta.layer}; set "
+                "metacontroller.layer: 0, or leave one of the other two out"
             )
         if config.start_from is not None:
             meta.load_state_dict(metacontroller_to_go_on_from(config, meta).state_dict())
