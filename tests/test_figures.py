@@ -239,6 +239,19 @@ FIGURES = [
             *(comparison.final_success(t) for t in forced_beside_goals()),
         ],
     ),
+    Figure(
+        "after {} episodes, {} m {} s (2026-11-27). Its segments have F1 {} with pairs, its codes tell the pair in {} "
+        "(chance {}), its causal switch never opens | about 0 | {} |",
+        lambda: [
+            (t := runs("gridworld_goals_compile")[0]).curve[-1][0],
+            *divmod(round(t.seconds), 60),
+            *(
+                runs("gridworld_goals_compile_discover")[0].metrics[name]
+                for name in ("switch_f1", "code_subgoal_accuracy", "code_subgoal_chance")
+            ),
+            comparison.final_success(t),
+        ],
+    ),
     *(
         Figure(
             f"| a code at every step (β = 1), {memory} | 0 | {{}} | {{}}; {{}} | {{}}, {{}} | {{}} ({{}}) |",
