@@ -240,6 +240,15 @@ FIGURES = [
         ],
     ),
     Figure(
+        "after {} episodes, {} m {} s: no success, none of {} updates made (2026-11-27) | about 0 | {} |",
+        lambda: [
+            (t := runs("gridworld_goals_raw")[0]).curve[-1][0],
+            *divmod(round(t.seconds), 60),
+            unrewarded(t),
+            comparison.final_success(t),
+        ],
+    ),
+    Figure(
         "after {} episodes, {} m {} s (2026-11-27). Its segments have F1 {} with pairs, its codes tell the pair in {} "
         "(chance {}), its causal switch never opens | about 0 | {} |",
         lambda: [

@@ -138,6 +138,9 @@ def test_methods_are_told_apart_by_how_their_codes_were_found():
     assert comparison.method_of("InternalRL", plain) == label
     falling = rl_trial([0.0], {"lr": "[[0, 0.01], [9, 0.001]]", "action_temperature": 1.0})
     assert comparison.method_of("RawRL", falling) == "RL on raw actions, lr [[0, 0.01], [9, 0.001]]"
+    falling.origin["pretrain.window_share"] = 0.7
+    label = "RL on raw actions, lr [[0, 0.01], [9, 0.001]], base trained on windows"
+    assert comparison.method_of("RawRL", falling) == label
     unknown = TrialResult(forced.params, {}, forced.curve)
     assert comparison.method_of("InternalRL", unknown) == "codes of unknown origin"
 

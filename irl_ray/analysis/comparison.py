@@ -19,9 +19,10 @@ def method_of(run: str, trial: TrialResult) -> str:
     """What a run of RL is an example of, from how its codes were found."""
     origin = trial.origin
     temperature = float(trial.params.get("action_temperature", 1.0))
+    windows = ", base trained on windows" if origin.get("pretrain.window_share") else ""
     if run == "RawRL":
         at, rate = "" if temperature == 1.0 else f", actions at temperature {temperature:g}", trial.params.get("lr", 0)
-        return f"{RAW}, lr {rate if isinstance(rate, str) else format(rate, 'g')}{at}"
+        return f"{RAW}, lr {rate if isinstance(rate, str) else format(rate, 'g')}{at}{windows}"
     if not origin:
         return "codes of unknown origin"
     # Weights without the key are older than it.
@@ -30,7 +31,6 @@ def method_of(run: str, trial: TrialResult) -> str:
     how += ", memory anew at every switch" if origin.get("discover.clean_slate") else ""
     how += ", memory anew at random steps" if origin.get("discover.cut_share") else ""
     how += ", a cost on switches" if origin.get("discover.switch_cost") else ""
-    windows = ", base trained on windows" if origin.get("pretrain.window_share") else ""
     slate = ", clean slate in RL" if trial.params.get("clean_slate") else ""
     how += windows + slate
     if "compile.code_weight" in origin:
