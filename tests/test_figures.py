@@ -239,6 +239,23 @@ FIGURES = [
             *(comparison.final_success(t) for t in forced_beside_goals()),
         ],
     ),
+    *(
+        Figure(
+            f"| {label} | {' | '.join(['{}'] * 7)} |",
+            lambda name=name: [
+                t.metrics[name] for t in sorted(runs("gridworld_goals_alpha_sweep"), key=lambda t: t.params["alpha"])
+            ],
+        )
+        for label, name in (
+            ("switches an episode", "switches_per_episode"),
+            ("F1 with changes of colour", "switch_f1_legs"),
+            ("code → pair (chance .35)", "code_subgoal_accuracy"),
+            ("code → colour", "code_target_accuracy"),
+            ("action NLL, mean codes", "eval/action_nll_hard"),
+            ("injected by colour, unseen order", "injected_success_by_colour"),
+            ("the same, training tasks", "injected_success_by_colour_training_tasks"),
+        )
+    ),
     Figure(
         "after {} episodes, {} m {} s: no success, none of {} updates made (2026-11-27) | about 0 | {} |",
         lambda: [
