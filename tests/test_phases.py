@@ -69,7 +69,7 @@ def test_pretraining_on_windows_is_pretraining_on_the_rest_of_the_walks(tiny_wei
 
 
 def test_windows_of_a_length_are_all_of_the_walks_that_are_cut():
-    """As often as asked on average, in a share of the walks; with one number for each step, whatever the groups."""
+    """As often as asked on average, in a share of the walks; every step is in one of them."""
     phase = Pretrain(pretrain_config({"preset": "tiny", "window_share": 0.5, "window_length": 4}))
     batch = phase.demonstrations.sample(2000, torch.Generator().manual_seed(0))
     cut = phase._windows_of(batch)

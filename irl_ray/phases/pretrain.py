@@ -290,7 +290,7 @@ class Pretrain(Phase):
         return {**metrics, "cell_nll": cell}
 
     def _windows_of(self, batch: Trajectories) -> Trajectories:
-        """The batch with a share of its trajectories cut into windows; each step is in one, or in none."""
+        """The batch with a share of its trajectories cut into windows."""
         share, length, random = self.config.window_share, self.config.window_length, self._windows
         random.manual_seed(torch_seed(self.config.seed, "pretrain", "windows", self.step_number))
         if length is None:
