@@ -303,7 +303,7 @@ def test_a_full_disk_at_a_checkpoint(tmp_path: Path, small_disk: tuple, tiny_wei
     again = command(tmp_path, "resume", f"{place}/{folder.name}", before=entering)
     told, _ = again.communicate(timeout=200)
     assert again.returncode == 0, told
-    print(f"\nfinished {time.monotonic() - started:.1f} s after room was made")
+    print(f"{told}\nfinished {time.monotonic() - started:.1f} s after room was made")
     assert_counted_once(rows_of(disk))
     assert lost(rows_of(disk)) <= FREQUENCY
 

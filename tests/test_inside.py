@@ -71,6 +71,19 @@ def test_walks_do_not_depend_on_the_future_and_hold_what_is_injected(tiny_agent,
     assert (np.diff(steered.hold, axis=1) >= 0).all() and (steered.hold[:, 10] == steered.hold[:, 9] + 1).all()
 
 
+def test_walks_forget_where_discovery_did(tiny_world):
+    """With a code at every step, a memory that starts anew with each is one observation long."""
+
+    def walks(clean_slate):
+        agent = make_agent(tiny_world, forced_switch=True)
+        agent.provenance["discover"] = {"config": {"clean_slate": clean_slate}}
+        return free_walks(agent, tiny_world, 8, seed=0)
+
+    forgets, remembers = walks(True), walks(False)
+    np.testing.assert_array_equal(forgets.code[:, 0], remembers.code[:, 0])
+    assert (forgets.entered != remembers.entered).any()
+
+
 @pytest.mark.parametrize("steps", [1, 5])
 def test_gradient_variance_of_a_gaussian_bandit(steps):
     """π = N(0, I) in P dimensions, acting `steps` times: known in closed form.

@@ -42,6 +42,25 @@ def test_pretraining_learns_what_the_visits_tell():
     assert gates["eval/action_nll"] > gates["floor/bayes"] > gates["floor/oracle"]
 
 
+def test_a_base_of_surroundings_goes_on_from_one_that_was_told_its_own_cell(tiny_weights):
+    """All but the rows of that cell is kept; the other way round, and another width, cost one line."""
+    shape = {"width": 32, "heads": 2, "layers": 2, "mlp": 48}
+
+    def made(start_from, **model):
+        values = {"preset": "tiny", "start_from": str(start_from), "model": {**shape, **model}}
+        return Pretrain(pretrain_config(values))
+
+    kept, source = made(tiny_weights, encoder="surroundings"), weights.load(tiny_weights).base.state_dict()
+    for name, tensor in kept.base.state_dict().items():
+        torch.testing.assert_close(tensor, source[name][: len(tensor)] if tensor.ndim else source[name])
+    cells = kept.config.world.num_cells
+    assert len(source["encoder.table.weight"]) == kept.base.encoder.num_rows + cells
+    with pytest.raises(UserError, match="start_from: .* another shape"):
+        made(tiny_weights, encoder="surroundings", mlp=32)
+    with pytest.raises(UserError, match="start_from: .* another shape"):
+        made(tiny_weights, encoder="absolute")
+
+
 def test_pretraining_on_windows_is_pretraining_on_the_rest_of_the_walks(tiny_weights):
     """Of a share of the walks; at 0 nothing is cut, and the same seed cuts the same for any number of length groups."""
 

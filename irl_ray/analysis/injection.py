@@ -48,7 +48,7 @@ def free_walks(
     """Walks under codes drawn from the prior at every switch.
 
     Args:
-        agent: base model and metacontroller.
+        agent: base model and metacontroller; its memory starts anew with every code if it did so in discovery.
         world: the world; its tasks do not matter.
         episodes: N.
         seed: of layouts, actions and codes.
@@ -57,7 +57,13 @@ def free_walks(
         purpose: of the walks; other purposes have other layouts, actions and codes.
     """
     env = InternalVectorEnv(
-        agent, world, episodes, threshold=agent.switch_threshold, action_temperature=temperature, autoreset="disabled"
+        agent,
+        world,
+        episodes,
+        threshold=agent.switch_threshold,
+        action_temperature=temperature,
+        clean_slate=agent.found_on_clean_slates,
+        autoreset="disabled",
     )
     env.raw.free = True
     env.reset(seed=[int(s) for s in generator(seed, "walks", purpose, "layouts").integers(2**62, size=episodes)])

@@ -58,7 +58,8 @@ class PretrainConfig:
         optimizer: AdamW and its schedule.
         steps: optimiser steps.
         batch_size: trajectories per step, always fresh.
-        start_from: name or folder of a base model to go on from; None for fresh weights.
+        start_from: name or folder of a base model to go on from; None for fresh weights. One that is told its
+            surroundings alone may go on from one that was told its own cell too.
         window_share: share of the trajectories that are seen from a random step on, as if they had begun there (ours).
             A model that has seen such windows acts on whatever part of the past it is given.
         window_length: steps after which, on average, such a trajectory is cut again and again, all pieces being learned
@@ -224,16 +225,24 @@ _ANT = {
 PRESETS = {GRIDWORLD_ID: _GRIDWORLD, ANT_ID: _ANT}
 
 
-def started_from(config: PretrainConfig) -> SequenceModel:
-    """The base model to go on from.
+def started_from(config: PretrainConfig, fresh: SequenceModel) -> dict[str, torch.Tensor]:
+    """Weights of the base model to go on from.
+
+    A model of surroundings alone may go on from one that was told its own cell too: what it knew of that cell, the last
+    rows of the encoder's table, is left out.
 
     Raises:
-        UserError: if it has another shape or observes another world.
+        UserError: if it is not of the shape of the `fresh` one, or observes another world.
     """
-    found = weights.load(config.start_from, device=config.device)
-    if found.base.config != config.model or world_differences(config.world, found.world):
+    found = weights.load(config.start_from, device=config.device).base
+    told = found.config.encoder == "egocentric" and config.model.encoder == "surroundings"
+    same = replace(found.config, encoder=config.model.encoder) if told else found.config
+    if same != config.model or world_differences(config.world, found.world):
         raise UserError(f"config.start_from: {config.start_from} holds a base model of another shape or world")
-    return found.base
+    state = found.state_dict()
+    if told:
+        state["encoder.table.weight"] = state["encoder.table.weight"][: fresh.encoder.num_rows]
+    return state
 
 
 def pretrain_config(values: dict) -> PretrainConfig:
@@ -255,7 +264,7 @@ class Pretrain(Phase):
             torch.manual_seed(torch_seed(config.seed, "pretrain", "weights"))
             self.base = new_base(config.model, config.world).to(config.device)
         if config.start_from is not None:
-            self.base.load_state_dict(started_from(config).state_dict())
+            self.base.load_state_dict(started_from(config, self.base))
         super().__init__(config, self.base)
         self.demonstrations = open_demonstrations(config.world, config.data, noise=config.noise, device=config.device)
         self._windows = torch.Generator(device=config.device)
