@@ -684,7 +684,7 @@ FIGURES = [
         floors,
         0.002,
     ),
-    # Why small models fall into codes that are not goals.
+    # What codes come to mean.
     Figure(
         "| from scratch | {} | {} | {} | {} | {} | {} |",
         lambda: [objective("gridworld_alpha_sweep", a) for a in (*ALPHAS, 1.0)],
