@@ -10,12 +10,14 @@ import pytest
 import torch
 from conftest import make_agent
 
+from irl_ray.analysis.codes import random_code_reach
 from irl_ray.analysis.injection import Walks, codes_of_one_subgoal, free_walks, injection, last_subgoal, next_colour
 from irl_ray.analysis.probe import read_subgoals, steps_since_start
 from irl_ray.analysis.variance import first_is, gradient_statistics, variance_by_steps
 from irl_ray.cli.irl_ray import main
 from irl_ray.data.gridworld import GridworldExpert
 from irl_ray.envs.worlds import gridworld_spec
+from irl_ray.internal.rollout import RolloutSummary
 
 
 def test_a_subgoal_planted_at_layer_2_is_read_there_and_nowhere_else(tiny_world):
@@ -82,6 +84,31 @@ def test_walks_forget_where_discovery_did(tiny_world):
     forgets, remembers = walks(True), walks(False)
     np.testing.assert_array_equal(forgets.code[:, 0], remembers.code[:, 0])
     assert (forgets.entered != remembers.entered).any()
+
+
+def test_random_codes_come_after_the_first_subgoal(tiny_agent, tiny_world, monkeypatch):
+    """Class means until it is done; then for each subgoal and episode one draw. Episodes that got so far count."""
+    means, held = 100.0 + torch.arange(8.0).reshape(2, 4), []
+    monkeypatch.setattr(tiny_agent.metacontroller, "control", lambda residual, codes: held.append(codes))
+
+    def roll_out(base, world, episodes, seed, layer, steer, temperature, anew):
+        assert world.tasks == ((0, 1, 2, 3),) and anew == "subgoal"
+        for legs, subgoals in (
+            ([0, 1, 1, 0], [0, 0, 0, 0]),
+            ([0, 2, 2, 3], [0, 1, 0, 1]),
+            ([0, 3, 2, 3], [0, 1, 0, 1]),
+        ):
+            steer(torch.zeros(4, 8), {"leg": np.array(legs), "subgoal": np.array(subgoals)})
+        return RolloutSummary(np.zeros(4, bool), np.array([1, 3, 2, 4]), np.zeros(4, int), [])
+
+    monkeypatch.setattr("irl_ray.analysis.codes.roll_out", roll_out)
+    world = replace(tiny_world, tasks=((0, 1, 2, 3, 0, 1),))
+    reach = random_code_reach(tiny_agent, means, world, 4, seed=0, clean_slate=True)
+    assert reach == pytest.approx(2 / 3)
+    first, second, third = held
+    assert torch.equal(first, means[[0, 0, 0, 0]]) and torch.equal(second[0], means[0])
+    assert torch.equal(second, third) and len(torch.unique(second[1:], dim=0)) == 3
+    assert second[1:].abs().max() < 6
 
 
 @pytest.mark.parametrize("steps", [1, 5])

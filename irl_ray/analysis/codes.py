@@ -5,6 +5,7 @@ Ground-truth labels are used here and nowhere in training.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from irl_ray.internal.rollout import roll_out
 from irl_ray.models.metacontroller import Codes
 from irl_ray.models.steering import found_codes, steered_log_prob
 from irl_ray.models.weights import Artefact
+from irl_ray.seeding import torch_seed
 
 
 def switch_alignment(
@@ -120,6 +122,11 @@ def target_cells(batch: Trajectories) -> Tensor:
     return batch.agent_cells()[:, 1:].gather(1, end.clamp(max=batch.mask.shape[1] - 1))
 
 
+def ways_to_tell(world: PinpadSpec) -> dict[str, str]:
+    """What codes may be one for each of: endings of metrics' names and the labels."""
+    return {"": "subgoal", "_by_colour": "target"} if world.colours_per_subgoal > 1 else {"": "subgoal"}
+
+
 def class_mean_codes(codes: Tensor, batch: Trajectories, told: str = "subgoal") -> Tensor:
     """Codes [B, T, z] -> [classes, z]: mean code in force under each ground-truth subgoal, or "target" colour."""
     world = batch.world
@@ -159,6 +166,67 @@ def injected_success(
 
     layer, anew = agent.metacontroller.layer, told if clean_slate else None
     return roll_out(agent.base, world, episodes, seed, layer, steer, temperature, anew=anew).success_rate
+
+
+def random_code_reach(
+    agent: Artefact,
+    codes: Tensor,
+    world: PinpadSpec,
+    episodes: int,
+    seed: int,
+    temperature: float = 1.0,
+    told: str = "subgoal",
+    clean_slate: bool = False,
+) -> float:
+    """What codes drawn from N(0, I) do once a task's first subgoal is done: where RL over them starts from.
+
+    The first subgoal is done under the class means `codes`; then a code is drawn for each subgoal, or colour.
+
+    Args:
+        agent, codes, episodes, seed, temperature, told, clean_slate: as for `injected_success`.
+        world: with a task whose first change of subgoal no demonstration shows.
+
+    Returns:
+        Of the episodes whose first subgoal was done, the share that goes on to the task's next colour; 0 if none was.
+        Codes that are obeyed, and name K subgoals or colours equally often, have 1/K.
+    """
+    first = world.colours_per_subgoal
+    world = replace(world, tasks=tuple(task[: 2 * first] for task in world.tasks))
+    random = torch.Generator().manual_seed(torch_seed(seed, "random codes"))
+    drawn = torch.randn(episodes, *codes.shape, generator=random)
+    rows, layer = torch.arange(episodes), agent.metacontroller.layer
+
+    def steer(residual: Tensor, info: dict[str, Any]) -> Tensor:
+        class_ = torch.from_numpy(info[told]).clamp(min=0)
+        known = torch.from_numpy(info["leg"] < first)
+        return agent.metacontroller.control(residual, torch.where(known[:, None], codes[class_], drawn[rows, class_]))
+
+    anew = told if clean_slate else None
+    legs = roll_out(agent.base, world, episodes, seed, layer, steer, temperature, anew=anew).legs
+    done = legs >= first
+    return float((legs[done] > first).mean()) if done.any() else 0.0
+
+
+def random_code_gates(
+    agent: Artefact, codes: Tensor, world: PinpadSpec, batch: Trajectories, episodes: int, seed: int, temperature: float
+) -> dict[str, float]:
+    """`random_code_reach` with class means by subgoal and by colour, with the whole past and on clean slates.
+
+    Args:
+        agent: base model and metacontroller.
+        codes: [B, T, z], in force on the demonstrations `batch`.
+        world: with a task whose first change of subgoal no demonstration shows.
+        batch: has the labels.
+        episodes, seed, temperature: of the episodes.
+    """
+    result = {}
+    for way, told in ways_to_tell(world).items():
+        means = class_mean_codes(codes, batch, told)
+        for slate in (False, True):
+            result[f"random_code_reach{way}{'_clean_slate' if slate else ''}"] = random_code_reach(
+                agent, means, world, episodes, seed, temperature, told, slate
+            )
+    return result
 
 
 def metacontroller_gates(

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from irl_ray.analysis.codes import alignment_and_meaning, codes_of, subgoal_starts
+from irl_ray.analysis.codes import alignment_and_meaning, codes_of, random_code_gates, subgoal_starts
 from irl_ray.analysis.control import control_success, train_controllers
 from irl_ray.analysis.injection import injection
 from irl_ray.analysis.probe import read_subgoals
@@ -48,11 +48,11 @@ def add_parsers(commands: Any) -> None:
         command.add_argument("--out", help="write the results as JSON, for irl-ray report")
         if name in ("control", "codes"):
             command.add_argument("--temperature", type=float, default=1.0, help="of the base model's actions")
+            command.add_argument("--tasks", help="task of unseen transitions; default: the preset's")
         if name == "control":
             command.add_argument("--layers", type=int, nargs="+", help="default: all")
             command.add_argument("--steps", type=int, default=1500, help="optimiser steps per layer (default: 1500)")
             command.add_argument("--rank", type=int, help="of the controllers; default: full matrices")
-            command.add_argument("--tasks", help="task of unseen transitions; default: the preset's")
         if name == "codes":
             command.add_argument("--step", type=int, default=30, help="at which codes are injected (default: 30)")
         if name == "variance":
@@ -172,7 +172,7 @@ def post_task(options: argparse.Namespace, agent: Artefact) -> Any:
 
 @torch.no_grad()
 def codes(options: argparse.Namespace, agent: Artefact) -> dict[str, Any]:
-    """Alignment and meaning on demonstrations, some of them step by step, and injection of codes."""
+    """Alignment and meaning on demonstrations, some of them step by step, injection of codes, and random ones."""
     if agent.metacontroller is None:
         raise UserError(f"{options.model}: holds no metacontroller; run discovery first")
     batch, ant = held_out(options, agent), isinstance(agent.world, AntSpec)
@@ -202,6 +202,8 @@ def codes(options: argparse.Namespace, agent: Artefact) -> dict[str, Any]:
     result["injection"] = injection(
         agent, agent.world, options.episodes, options.seed, options.step, options.temperature
     )
+    unseen = replace(agent.world, tasks=post_task(options, agent))
+    result |= random_code_gates(agent, code, unseen, batch, options.episodes, options.seed, options.temperature)
     for name, value in {**result, **result["injection"]}.items():
         if isinstance(value, (int, float)):
             print(f"{name:<28}{value:.4g}")

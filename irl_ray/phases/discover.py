@@ -18,7 +18,14 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from irl_ray.analysis.codes import class_mean_codes, codes_of, injected_success, metacontroller_gates
+from irl_ray.analysis.codes import (
+    class_mean_codes,
+    codes_of,
+    injected_success,
+    metacontroller_gates,
+    random_code_gates,
+    ways_to_tell,
+)
 from irl_ray.config import build, check_above_zero, check_at_least, check_device, check_share, to_plain
 from irl_ray.data.gridworld import TIES
 from irl_ray.data.sources import open_demonstrations
@@ -484,7 +491,7 @@ class Discover(Phase):
 
 
 def code_gates(config: CodesConfig, agent: Artefact, codes: torch.Tensor, batch: Trajectories) -> dict[str, float]:
-    """What the codes buy over the base model alone, and what class-mean codes can do when injected.
+    """What the codes buy over the base model alone, what class-mean codes can do when injected, and what random ones.
 
     Args:
         config: of the phase that found the codes.
@@ -495,8 +502,7 @@ def code_gates(config: CodesConfig, agent: Artefact, codes: torch.Tensor, batch:
     alone = agent.base.upper(agent.base.embed(batch.observation[:, :-1]), 0)[batch.mask]
     log_prob = agent.base.action_log_prob(alone, batch.action[batch.mask])
     result = {"eval/action_nll_without_codes": -float(log_prob.mean())}
-    ways = {"": "subgoal", "_by_colour": "target"} if agent.world.colours_per_subgoal > 1 else {"": "subgoal"}
-    for way, told in ways.items():
+    for way, told in ways_to_tell(agent.world).items():
         means = class_mean_codes(codes, batch, told)
         for label, tasks in (("", config.post_task), ("_training_tasks", agent.world.tasks)):
             for slate in (False, True):
@@ -510,4 +516,6 @@ def code_gates(config: CodesConfig, agent: Artefact, codes: torch.Tensor, batch:
                     told=told,
                     clean_slate=slate,
                 )
-    return result
+    unseen = replace(agent.world, tasks=config.post_task)
+    trial = (config.gate_episodes, config.seed, config.action_temperature)
+    return result | random_code_gates(agent, codes, unseen, batch, *trial)
