@@ -206,7 +206,7 @@ def codes(options: argparse.Namespace, agent: Artefact) -> dict[str, Any]:
     result |= random_code_gates(agent, code, unseen, batch, options.episodes, options.seed, options.temperature)
     for name, value in {**result, **result["injection"]}.items():
         if isinstance(value, (int, float)):
-            print(f"{name:<28}{value:.4g}")
+            print(f"{name:<46}{value:.4g}")
     return result
 
 

@@ -175,7 +175,7 @@ def run_phase(options: argparse.Namespace) -> int:
             return 0
     gates = phase.gates()
     for name, value in gates.items():
-        print(f"{name:<40}{value:.4g}")
+        print(f"{name:<52}{value:.4g}")
     print(f"weights: {phase.export(options.out, gates)}")
     return 0
 
