@@ -304,6 +304,16 @@ FIGURES = [
         lambda: [card("gridworld_windows")[f"control_success{where}/layer_0"] for where in ("", "_training_tasks")],
         page=CODES,
     ),
+    Figure(
+        "next colour of the task in {} of episodes, on clean slates in {}; one in six",
+        lambda: [look("gridworld_windows_codes")[f"random_code_reach_by_colour{way}"] for way in ("", "_clean_slate")],
+        page=CODES,
+    ),
+    Figure(
+        "codes of pairs do so in {}, on clean slates in {}, where one in three would be perfect",
+        lambda: [look("gridworld_codes")[f"random_code_reach{way}"] for way in ("", "_clean_slate")],
+        page=CODES,
+    ),
     # Results: the ant.
     Figure(
         "Internal RL, success after 100,352 episodes (mean of the last five updates, codes sampled): median "
