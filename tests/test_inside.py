@@ -10,7 +10,7 @@ import pytest
 import torch
 from conftest import make_agent
 
-from irl_ray.analysis.codes import random_code_reach
+from irl_ray.analysis.codes import random_code_gates, random_code_reach
 from irl_ray.analysis.injection import Walks, codes_of_one_subgoal, free_walks, injection, last_subgoal, next_colour
 from irl_ray.analysis.probe import read_subgoals, steps_since_start
 from irl_ray.analysis.variance import first_is, gradient_statistics, variance_by_steps
@@ -189,3 +189,11 @@ def test_a_world_without_a_preset_needs_its_tasks(tmp_path, capsys):
     folder = weights.save(make_agent(world), tmp_path / "w")
     assert main(["control", str(folder), "--episodes", "16", "--steps", "1"]) == 2
     assert "--tasks" in capsys.readouterr().err
+    assert main(["codes", str(folder), "--episodes", "48", "--step", "5"]) == 0
+    assert "random_code_reach: left out" in capsys.readouterr().out
+
+
+def test_a_task_of_one_subgoal_says_nothing_of_random_codes(tiny_agent, tiny_world):
+    world = replace(tiny_world, tasks=((0, 1),))
+    batch = GridworldExpert(tiny_world).sample(8, torch.Generator().manual_seed(0))
+    assert random_code_gates(tiny_agent, torch.zeros(*batch.mask.shape, 4), world, batch, 4, 0, 1.0) == {}

@@ -218,8 +218,13 @@ def random_code_gates(
         world: with a task whose first change of subgoal no demonstration shows.
         batch: has the labels.
         episodes, seed, temperature: of the episodes.
+
+    Returns:
+        One metric for each; none if a task has a single subgoal, so that nothing changes.
     """
-    result = {}
+    result: dict[str, float] = {}
+    if min(map(len, world.tasks)) < 2 * world.colours_per_subgoal:
+        return result
     for way, told in ways_to_tell(world).items():
         means = class_mean_codes(codes, batch, told)
         for slate in (False, True):
