@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import pickle
 import shutil
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -93,6 +95,23 @@ def test_a_second_session_keeps_the_records_of_the_first(tmp_path):
     os.truncate(folder / "InternalRL_1" / "params.json", 1)
     mend_records(str(folder))
     assert contents(folder) == whole
+
+
+def test_kept_records_from_elsewhere_write_nothing_outside(tmp_path):
+    """Nor do they make links, which a later file could follow."""
+    folder = experiment(tmp_path / "x")
+    with tarfile.open(folder / KEPT, "w") as archive:
+        for name in ("../outside", str(tmp_path / "absolute"), "InternalRL_0/params.json"):
+            member = tarfile.TarInfo(name)
+            member.size = 2
+            archive.addfile(member, io.BytesIO(b"{}"))
+        link = tarfile.TarInfo("link")
+        link.type, link.linkname = tarfile.SYMTYPE, "/etc"
+        archive.addfile(link)
+    os.truncate(folder / "InternalRL_0" / "params.json", 1)
+    mend_records(str(folder))
+    assert (folder / "InternalRL_0" / "params.json").read_bytes() == b"{}"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["x"] and not (folder / "link").is_symlink()
 
 
 def test_without_kept_records_rows_are_cut_and_the_rest_is_refused(tmp_path):

@@ -51,17 +51,29 @@ def mend_records(folder: str) -> None:
     cut = [path for path in _records(place) if not _is_complete(path)]
     if not cut:
         return
-    kept: set[Path] = set()
-    if (place / KEPT).is_file():
-        with tarfile.open(place / KEPT) as archive:
-            archive.extractall(place, filter="data")
-            kept = {place / name for name in archive.getnames()}
+    kept = _put_back(place) if (place / KEPT).is_file() else set()
     for path in set(cut) - kept:
         if path.name == "result.json":  # no copy: the whole lines are what is left
             path.write_bytes(b"".join(line for line in path.read_bytes().splitlines(True) if _is_json(line)))
         else:
             raise UserError(f"{path}: cut off (a full disk?), and no copy of it was kept; start the run anew")
     print(f"{cut[0]}: cut off (a full disk?); going on from the records kept at the last checkpoint")
+
+
+def _put_back(place: Path) -> set[Path]:
+    """Writes the kept records over the originals, plain files inside of the folder alone; returns which.
+
+    By hand, since the archive may come from somewhere else, and Python before 3.11.4 unpacks whatever it is told.
+    """
+    put: set[Path] = set()
+    with tarfile.open(place / KEPT) as archive:
+        for member in filter(tarfile.TarInfo.isfile, archive):
+            path = place / member.name
+            if path.resolve().is_relative_to(place.resolve()):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(archive.extractfile(member).read())
+                put.add(path)
+    return put
 
 
 def _records(place: Path) -> list[Path]:
