@@ -256,6 +256,26 @@ FIGURES = [
             ("the same, training tasks", "injected_success_by_colour_training_tasks"),
         )
     ),
+    *(
+        Figure(
+            f"| {label} | {' | '.join(['{}'] * 4)} |",
+            lambda name=name: [
+                t.metrics[name]
+                for t in sorted(
+                    runs("gridworld_goals_latent_sweep"), key=lambda t: t.params["metacontroller.code_size"]
+                )
+            ],
+        )
+        for label, name in (
+            ("switches", "switches_per_episode"),
+            ("F1 by colour", "switch_f1_legs"),
+            ("tells the pair", "code_subgoal_accuracy"),
+            ("tells the colour", "code_target_accuracy"),
+            ("action NLL", "eval/action_nll_hard"),
+            ("injected, unseen order", "injected_success_by_colour"),
+            ("injected, training tasks", "injected_success_by_colour_training_tasks"),
+        )
+    ),
     Figure(
         "after {} episodes, {} m {} s: no success, none of {} updates made (2026-11-27) | about 0 | {} |",
         lambda: [

@@ -301,9 +301,9 @@ def _scatter(panel: Any, trials: list[TrialResult], label: str, marker: str) -> 
 
 def _finished_discoveries(results: Results, key: str) -> dict[str, list[TrialResult]]:
     """Finished runs of discovery that differ in `key`, by experiment; of searches, none."""
-    chosen: list[ExperimentResult] = [
-        e for e in results.experiments if e.run == "Discover" and key in e.varied and "search" not in e.name
-    ]
+    discoveries = [e for e in results.experiments if e.run == "Discover" and "search" not in e.name]
+    names = {e.name for e in discoveries if key in e.varied}
+    chosen: list[ExperimentResult] = [e for e in discoveries if e.name in names]
     found: dict[str, list[TrialResult]] = {}
     for experiment in chosen:  # of one name there may be several
         trials = [t for t in experiment.trials if t.finished and "injected_success" in t.metrics]
