@@ -43,7 +43,7 @@ def test_pretraining_learns_what_the_visits_tell():
 
 
 def test_a_base_of_surroundings_goes_on_from_one_that_was_told_its_own_cell(tiny_weights):
-    """All but the rows of that cell is kept; the other way round, and another width, cost one line."""
+    """All but the rows of that cell is kept; another width or another encoder costs one line."""
     shape = {"width": 32, "heads": 2, "layers": 2, "mlp": 48}
 
     def made(start_from, **model):
