@@ -250,6 +250,25 @@ def test_length_groups_do_not_change_the_gradient(tiny_weights):
         torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-3)
 
 
+@pytest.mark.parametrize("entries", [False, True])
+def test_products_in_bfloat16_leave_weights_and_gradient_float32(entries, ant_data):
+    """The gradient points the same way, up to rounding; another name is refused."""
+    world = {"grid_size": 4, "num_walls": 1, "horizon": 200}
+    ant = {"env": "irl_ray/AntPinpad-v0", "world": world, "data": str(ant_data), "entries_only": True}
+    gradients = []
+    for precision in ("float32", "bfloat16"):
+        phase = Pretrain(pretrain_config({"preset": "tiny", "precision": precision, **(ant if entries else {})}))
+        phase.accumulate_gradients()
+        reached = [p for p in phase.base.parameters() if p.grad is not None]
+        assert all(p.dtype == p.grad.dtype == torch.float32 for p in reached)
+        gradients.append(torch.cat([p.grad.flatten() for p in reached]))
+    exact, rounded = gradients
+    assert not torch.equal(exact, rounded)
+    assert float(torch.cosine_similarity(exact, rounded, dim=0)) > 0.999
+    with pytest.raises(UserError, match="precision"):
+        pretrain_config({"preset": "tiny", "precision": "float16"})
+
+
 def test_discovery_trains_the_metacontroller_and_nothing_else(tiny_weights):
     phase = discover(tiny_weights, alpha_hold=0.0, alpha_ramp=0.0)
     base, meta = phase.agent.base, phase.agent.metacontroller
