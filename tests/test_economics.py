@@ -86,7 +86,7 @@ def test_the_page_tells_what_the_command_says():
         left = [text if "." in text else f".{text}" for text in left]
         cost = f"{whole[name].cost:.2f}".replace("0.45", ".45") if whole[name].cost else "0"
         assert f"| {words} | {left[0]} | {left[1]} | {left[2]} | {cost} |" in page
-    gates = weights.load("gridworld_windows").metrics["pretrain"]
+    gates = weights.load("gridworld").metrics["pretrain"]
     for layer in (1, 2):
         seen, known = (
             f"{gates[f'control_success{way}/layer_{layer}']:.3f}".removeprefix("0") for way in ("", "_training_tasks")

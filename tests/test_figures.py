@@ -71,7 +71,7 @@ def runs(name: str) -> list[TrialResult]:
 
 @cache
 def look(name: str) -> dict[str, Any]:
-    """What `irl-ray probe` and its like wrote, such as `gridworld_codes`."""
+    """What `irl-ray probe` and its like wrote, such as `gridworld_taught_codes`."""
     return json.loads((DOCS / "results" / f"{name}.json").read_text())
 
 
@@ -100,7 +100,7 @@ def gates_of(metrics: dict[str, Any]) -> list[float]:
 
 def forced_beside_goals() -> list[TrialResult]:
     """RL over codes at every step: of a memory that starts anew with each, and of one that never does."""
-    return [by(runs("gridworld_goals_forced"), "discover.clean_slate", anew)[0] for anew in (True, False)]
+    return [by(runs("gridworld_forced"), "discover.clean_slate", anew)[0] for anew in (True, False)]
 
 
 def quartiles(values: Sequence[float]) -> list[float]:
@@ -147,7 +147,7 @@ def objective(name: str, alpha: float, **settings: Any) -> float:
 
 def from_subgoals(alpha: float) -> list[TrialResult]:
     """Runs that went on from codes of subgoals in the frozen base model."""
-    return by(by(runs("gridworld_alpha_sweep_subgoals"), "alpha", alpha), "co_training", None)
+    return by(by(runs("gridworld_taught_alpha_sweep"), "alpha", alpha), "co_training", None)
 
 
 def middle(trials: Sequence[TrialResult], metric: str) -> float:
@@ -217,7 +217,7 @@ class Figure:
     page: Path = README
 
 
-ANT, GRID, MEDIUM = "ant_internal", "gridworld_internal_seeds", "gridworld_internal_medium"
+ANT, GRID, MEDIUM = "ant_internal", "gridworld_taught_internal_seeds", "gridworld_internal_medium"
 ALPHAS = (0.05, 0.1, 0.17, 0.3, 0.5)
 
 FIGURES = [
@@ -225,11 +225,11 @@ FIGURES = [
     Figure(
         "one core each, codes sampled: each seed; median (2026-11-26) | about 0.8 within a million episodes "
         "| {}, {}, {}, {}, {}; {} |",
-        lambda: [*(found := [comparison.final_success(t) for t in runs("gridworld_internal_goals")]), median(found)],
+        lambda: [*(found := [comparison.final_success(t) for t in runs("gridworld_internal")]), median(found)],
     ),
     Figure(
         "the runs had {} to {} episodes; seed 2, whose episodes end early, reached the file's limit of {} before.",
-        lambda: [sorted(t.curve[-1][0] for t in runs("gridworld_internal_goals"))[i] for i in (0, -2, -1)],
+        lambda: [sorted(t.curve[-1][0] for t in runs("gridworld_internal"))[i] for i in (0, -2, -1)],
         tolerance=500,
     ),
     Figure(
@@ -243,7 +243,7 @@ FIGURES = [
         Figure(
             f"| {label} | {' | '.join(['{}'] * 7)} |",
             lambda name=name: [
-                t.metrics[name] for t in sorted(runs("gridworld_goals_alpha_sweep"), key=lambda t: t.params["alpha"])
+                t.metrics[name] for t in sorted(runs("gridworld_alpha_sweep"), key=lambda t: t.params["alpha"])
             ],
         )
         for label, name in (
@@ -261,9 +261,7 @@ FIGURES = [
             f"| {label} | {' | '.join(['{}'] * 4)} |",
             lambda name=name: [
                 t.metrics[name]
-                for t in sorted(
-                    runs("gridworld_goals_latent_sweep"), key=lambda t: t.params["metacontroller.code_size"]
-                )
+                for t in sorted(runs("gridworld_latent_sweep"), key=lambda t: t.params["metacontroller.code_size"])
             ],
         )
         for label, name in (
@@ -279,7 +277,7 @@ FIGURES = [
     Figure(
         "after {} episodes, {} m {} s: no success, none of {} updates made (2026-11-27) | about 0 | {} |",
         lambda: [
-            (t := runs("gridworld_goals_raw")[0]).curve[-1][0],
+            (t := runs("gridworld_raw")[0]).curve[-1][0],
             *divmod(round(t.seconds), 60),
             unrewarded(t),
             comparison.final_success(t),
@@ -289,10 +287,10 @@ FIGURES = [
         "after {} episodes, {} m {} s (2026-11-27). Its segments have F1 {} with pairs, its codes tell the pair in {} "
         "(chance {}), its causal switch never opens | about 0 | {} |",
         lambda: [
-            (t := runs("gridworld_goals_compile")[0]).curve[-1][0],
+            (t := runs("gridworld_compile")[0]).curve[-1][0],
             *divmod(round(t.seconds), 60),
             *(
-                runs("gridworld_goals_compile_discover")[0].metrics[name]
+                runs("gridworld_compile_discover")[0].metrics[name]
                 for name in ("switch_f1", "code_subgoal_accuracy", "code_subgoal_chance")
             ),
             comparison.final_success(t),
@@ -301,37 +299,36 @@ FIGURES = [
     *(
         Figure(
             f"| a code at every step (β = 1), {memory} | 0 | {{}} | {{}}; {{}} | {{}}, {{}} | {{}} ({{}}) |",
-            lambda anew=anew: gates_of(by(runs("gridworld_goals_forced_discover"), "clean_slate", anew)[0].metrics),
+            lambda anew=anew: gates_of(by(runs("gridworld_forced_discover"), "clean_slate", anew)[0].metrics),
             page=CODES,
         )
         for memory, anew in (("anew with each of them", True), ("the whole past", False))
     ),
     Figure(
-        "| anew at every switch | 0 (`gridworld_windows`) | {} | {}; {} | {}, {} | {} ({}) |",
-        lambda: gates_of(card("gridworld_windows")),
+        "| anew at every switch | 0 (`gridworld`) | {} | {}; {} | {}, {} | {} ({}) |",
+        lambda: gates_of(card("gridworld")),
         page=CODES,
     ),
     Figure(
         "when they act, class means have {} ({}) in the first row",
         lambda: [
-            card("gridworld_windows")[f"injected_success_by_colour{where}_clean_slate"]
-            for where in ("", "_training_tasks")
+            card("gridworld")[f"injected_success_by_colour{where}_clean_slate"] for where in ("", "_training_tasks")
         ],
         page=CODES,
     ),
     Figure(
         "*controllers trained with labels, same base model* | | | | | *{} ({})* |",
-        lambda: [card("gridworld_windows")[f"control_success{where}/layer_0"] for where in ("", "_training_tasks")],
+        lambda: [card("gridworld")[f"control_success{where}/layer_0"] for where in ("", "_training_tasks")],
         page=CODES,
     ),
     Figure(
         "next colour of the task in {} of episodes, on clean slates in {}; one in six",
-        lambda: [look("gridworld_windows_codes")[f"random_code_reach_by_colour{way}"] for way in ("", "_clean_slate")],
+        lambda: [look("gridworld_codes")[f"random_code_reach_by_colour{way}"] for way in ("", "_clean_slate")],
         page=CODES,
     ),
     Figure(
         "codes of pairs do so in {}, on clean slates in {}, where one in three would be perfect",
-        lambda: [look("gridworld_codes")[f"random_code_reach{way}"] for way in ("", "_clean_slate")],
+        lambda: [look("gridworld_taught_codes")[f"random_code_reach{way}"] for way in ("", "_clean_slate")],
         page=CODES,
     ),
     # Results: the ant.
@@ -413,25 +410,25 @@ FIGURES = [
     ),
     Figure(
         "with lr 3e-5, seeds 0–2, in {}, {} and {} of the {} updates",
-        lambda: [*map(rewarded, runs("gridworld_raw_seeds")), len(runs("gridworld_raw_seeds")[0].curve)],
+        lambda: [*map(rewarded, runs("gridworld_whole_raw_seeds")), len(runs("gridworld_whole_raw_seeds")[0].curve)],
     ),
     Figure(
         "not one success, all {} updates skipped",
         lambda: [
             unrewarded(t) if unrewarded(t) == t.metrics["num_updates_skipped_lifetime"] else -1
-            for t in runs("gridworld_raw")[:1]
+            for t in runs("gridworld_whole_raw")[:1]
         ],
     ),
     Figure(
         "asked for at every raw step; after 25,600; 50,176; 100,352 episodes, each seed (2026-11-26, beside other "
         "jobs) | | {}, {}, {}; {}, {}, {}; {}, {}, {} |",
-        lambda: [v for n in (25_600, 50_176, 100_352) for v in after("gridworld_internal_every_step", n)],
+        lambda: [v for n in (25_600, 50_176, 100_352) for v in after("gridworld_taught_every_step", n)],
     ),
     Figure(
         "learn, late and by chance: {}, {} and {} after 100,352 episodes (seeds 0–2, still rising), where RL that is "
         "asked at switches has {} and was half way there after {}.",
         lambda: [
-            *after("gridworld_internal_every_step", 100_352),
+            *after("gridworld_taught_every_step", 100_352),
             median(after(GRID, 100_352)),
             median([episodes_to_half(t.learning_curve) for t in runs(GRID)]),
         ],
@@ -439,64 +436,74 @@ FIGURES = [
     Figure(
         "β = 1) and RL over its codes, 100,352 episodes: median; first update | about 0 | {}; {} |",
         lambda: [
-            median(after("gridworld_forced", 100_352)),
-            float(np.mean([t.curve[0][1] for t in runs("gridworld_forced")])),
+            median(after("gridworld_whole_forced", 100_352)),
+            float(np.mean([t.curve[0][1] for t in runs("gridworld_whole_forced")])),
         ],
     ),
     Figure(
         "medians | about 0 | {}, {}; its segments have F1 {}, {} and codes that tell the subgoal in {}, {} (chance {})",
         lambda: [
             *(
-                median([success_after(t.learning_curve, 100_352) for t in by(runs("gridworld_compile"), w, weight)])
+                median(
+                    [success_after(t.learning_curve, 100_352) for t in by(runs("gridworld_whole_compile"), w, weight)]
+                )
                 for w, weight in (("compile.code_weight", 0.01), ("compile.code_weight", 0.1))
             ),
             *(
-                middle(by(runs("gridworld_compile_discover"), "code_weight", weight), metric)
+                middle(by(runs("gridworld_whole_compile_discover"), "code_weight", weight), metric)
                 for metric in ("switch_f1", "code_subgoal_accuracy")
                 for weight in (0.01, 0.1)
             ),
-            middle(runs("gridworld_compile_discover"), "code_subgoal_chance"),
+            middle(runs("gridworld_whole_compile_discover"), "code_subgoal_chance"),
         ],
     ),
     Figure(
         "base action NLL against floors | {}; Bayes {}, oracle {}, colour-blind {} | the base model knows the tasks",
         lambda: [
-            pretrained("gridworld")[m] for m in ("eval/action_nll", "floor/bayes", "floor/oracle", "floor/colour_blind")
+            pretrained("gridworld_taught")[m]
+            for m in ("eval/action_nll", "floor/bayes", "floor/oracle", "floor/colour_blind")
         ],
     ),
     Figure(
         "subgoal probe by layer 0–4 | {} {} {} {} {} (chance {}); in a pair's second leg {} {} {} {} {} |",
         lambda: [
-            *layers(card("gridworld"), "probe_accuracy", 5),
-            card("gridworld")["probe_accuracy/chance"],
-            *layers(card("gridworld"), "probe_accuracy_late", 5),
+            *layers(card("gridworld_taught"), "probe_accuracy", 5),
+            card("gridworld_taught")["probe_accuracy/chance"],
+            *layers(card("gridworld_taught"), "probe_accuracy_late", 5),
         ],
     ),
     Figure(
         "on 0-1-2-3-4-5 (on training tasks), layer 0, 1, 2 | {} ({}), {} ({}), {} ({}) |",
-        lambda: controlled(card("gridworld"), 3),
+        lambda: controlled(card("gridworld_taught"), 3),
     ),
     Figure(
         "action NLL with codes, switch made binary at 0.5 | {} ({} without codes,",
-        lambda: [card("gridworld")["eval/action_nll_hard"], card("gridworld")["eval/action_nll_without_codes"]],
+        lambda: [
+            card("gridworld_taught")["eval/action_nll_hard"],
+            card("gridworld_taught")["eval/action_nll_without_codes"],
+        ],
     ),
     Figure(
         "switches per episode; F1, precision, recall (±1 step) | {}; {}, {}, {} | one switch per subgoal",
         lambda: [
-            card("gridworld")[m] for m in ("switches_per_episode", "switch_f1", "switch_precision", "switch_recall")
+            card("gridworld_taught")[m]
+            for m in ("switches_per_episode", "switch_f1", "switch_precision", "switch_recall")
         ],
     ),
     Figure(
         "code → subgoal probe (chance) | {} ({}) |",
-        lambda: [card("gridworld")["code_subgoal_accuracy"], card("gridworld")["code_subgoal_chance"]],
+        lambda: [card("gridworld_taught")["code_subgoal_accuracy"], card("gridworld_taught")["code_subgoal_chance"]],
     ),
     Figure(
         "code → target location R²; code → action accuracy | {}; {} |",
-        lambda: [card("gridworld")["code_location_r2"], card("gridworld")["code_action_accuracy"]],
+        lambda: [card("gridworld_taught")["code_location_r2"], card("gridworld_taught")["code_action_accuracy"]],
     ),
     Figure(
         "class-mean codes injected on 0-1-2-3-4-5 (training tasks) | {} ({}) |",
-        lambda: [card("gridworld")["injected_success"], card("gridworld")["injected_success_training_tasks"]],
+        lambda: [
+            card("gridworld_taught")["injected_success"],
+            card("gridworld_taught")["injected_success_training_tasks"],
+        ],
     ),
     # Results: the paper's own gridworld.
     Figure(
@@ -603,8 +610,8 @@ FIGURES = [
         "lr 1e-5 and 1e-4, {} and {} of {}; paper's "
         "world, 3e-5 and 3e-4, none of {},",
         lambda: [
-            *map(rewarded, runs("gridworld_raw_seeds")),
-            len(runs("gridworld_raw_seeds")[0].curve),
+            *map(rewarded, runs("gridworld_whole_raw_seeds")),
+            len(runs("gridworld_whole_raw_seeds")[0].curve),
             *(rewarded(by(runs("ant_raw"), "lr", lr)[0]) for lr in (1e-5, 1e-4)),
             len(runs("ant_raw")[0].curve),
             min(map(unrewarded, runs("gridworld_raw_medium"))),
@@ -614,7 +621,7 @@ FIGURES = [
         "in part where subgoals change (F1 {} and {}; the ant's {})",
         lambda: [
             *(
-                middle(by(runs("gridworld_compile_discover"), "code_weight", weight), "switch_f1")
+                middle(by(runs("gridworld_whole_compile_discover"), "code_weight", weight), "switch_f1")
                 for weight in (0.01, 0.1)
             ),
             middle(runs("ant_compile_discover"), "switch_f1"),
@@ -626,8 +633,8 @@ FIGURES = [
             v
             for a in ALPHAS[:4]
             for v in (
-                objective("gridworld_alpha_sweep", a),
-                objective("gridworld_alpha_sweep_subgoals", a, co_training=None),
+                objective("gridworld_whole_alpha_sweep", a),
+                objective("gridworld_taught_alpha_sweep", a, co_training=None),
             )
         ],
     ),
@@ -637,27 +644,27 @@ FIGURES = [
             v
             for a in ALPHAS[:4]
             for v in (
-                objective("gridworld_alpha_sweep_cotrain", a),
-                objective("gridworld_alpha_sweep_subgoals", a, co_training="pretrained"),
+                objective("gridworld_whole_alpha_sweep_cotrain", a),
+                objective("gridworld_taught_alpha_sweep", a, co_training="pretrained"),
             )
         ],
     ),
     Figure(
         "still fall on subgoal changes in part (F1 up to {}), so alignment alone says nothing. `rllib",
-        lambda: [max(t.metrics["switch_f1"] for t in by(runs("gridworld_alpha_sweep"), "alpha", 0.5))],
+        lambda: [max(t.metrics["switch_f1"] for t in by(runs("gridworld_whole_alpha_sweep"), "alpha", 0.5))],
     ),
     Figure(
         "the ant goes to that colour next in {} instead of {} (paper: .36 instead of .23), after transitions never "
         "seen in {} instead of {} (.24 instead of .10); the gridworld's agent in {} instead of {}, "
         "and {} instead of {}.",
-        lambda: [*injection("ant_codes"), *injection("gridworld_codes")],
+        lambda: [*injection("ant_codes"), *injection("gridworld_taught_codes")],
     ),
     Figure(
         "layers 0 to 4: {} ({}), {} ({}), {} ({}), {} ({}), {} ({}). The ant's (600 steps) on 0-1-2-3, layers 0 to 3: "
         "{} ({}), {} ({}), {} ({}), {} ({}).",
         lambda: [
             v
-            for name in ("gridworld_control", "ant_control")
+            for name in ("gridworld_taught_control", "ant_control")
             for pair in zip(look(name)["success"], look(name)["success_training_tasks"])
             for v in pair
         ],
@@ -665,15 +672,16 @@ FIGURES = [
     Figure(
         "grows {}-fold in raw RL ({} to {}) and not at all in internal RL ({} to {})",
         lambda: [
-            look("gridworld_variance")["raw/variance"][-1] / look("gridworld_variance")["raw/variance"][0],
-            *(look("gridworld_variance")[f"{who}/variance"][i] for who in ("raw", "internal") for i in (0, -1)),
+            look("gridworld_taught_variance")["raw/variance"][-1]
+            / look("gridworld_taught_variance")["raw/variance"][0],
+            *(look("gridworld_taught_variance")[f"{who}/variance"][i] for who in ("raw", "internal") for i in (0, -1)),
         ],
     ),
     Figure(
         "internal RL, 50,176 episodes, seed 0: 3e-6 {}, 1e-5 {}, 3e-5 {}, 1e-4 {}, 3e-4 {}, 1e-3 {}, 3e-3 {}.",
         lambda: [
             success_after(t.learning_curve, 50_176)
-            for t in sorted(runs("gridworld_lr_scan"), key=lambda t: t.params["lr"])
+            for t in sorted(runs("gridworld_taught_lr_scan"), key=lambda t: t.params["lr"])
         ],
     ),
     # Questions the paper leaves open.
@@ -692,20 +700,20 @@ FIGURES = [
         )
     ),
     Figure(
-        "(0 and .001 to 10; `gridworld_alpha_sweep.yaml` and `gridworld_alpha_orders.yaml`, {} runs,",
-        lambda: [len(runs("gridworld_alpha_sweep")) + len(runs("gridworld_alpha_orders"))],
+        "(0 and .001 to 10; `gridworld_whole_alpha_sweep.yaml` and `gridworld_whole_alpha_orders.yaml`, {} runs,",
+        lambda: [len(runs("gridworld_whole_alpha_sweep")) + len(runs("gridworld_whole_alpha_orders"))],
     ),
     Figure(
         "from {} nats per step (α .001) down to {}, and empty codes from .5 on. Nowhere do they tell the subgoal "
         "better than {} (medians; chance {}).",
         lambda: [
-            middle(by(runs("gridworld_alpha_orders"), "alpha", 0.001), "kl"),
-            middle(by(runs("gridworld_alpha_sweep"), "alpha", 0.3), "kl"),
+            middle(by(runs("gridworld_whole_alpha_orders"), "alpha", 0.001), "kl"),
+            middle(by(runs("gridworld_whole_alpha_sweep"), "alpha", 0.3), "kl"),
             max(
-                middle(by(runs("gridworld_alpha_sweep"), "alpha", a), "code_subgoal_accuracy")
+                middle(by(runs("gridworld_whole_alpha_sweep"), "alpha", a), "code_subgoal_accuracy")
                 for a in (0.0, *ALPHAS, 1.0)
             ),
-            middle(runs("gridworld_alpha_sweep"), "code_subgoal_chance"),
+            middle(runs("gridworld_whole_alpha_sweep"), "code_subgoal_chance"),
         ],
     ),
     # The small world.
@@ -717,22 +725,22 @@ FIGURES = [
     # What codes come to mean.
     Figure(
         "| from scratch | {} | {} | {} | {} | {} | {} |",
-        lambda: [objective("gridworld_alpha_sweep", a) for a in (*ALPHAS, 1.0)],
+        lambda: [objective("gridworld_whole_alpha_sweep", a) for a in (*ALPHAS, 1.0)],
         page=CODES,
     ),
     Figure(
         "| from subgoals | {} | {} | {} | {} | {} | not run |",
-        lambda: [objective("gridworld_alpha_sweep_subgoals", a, co_training=None) for a in ALPHAS],
+        lambda: [objective("gridworld_taught_alpha_sweep", a, co_training=None) for a in ALPHAS],
         page=CODES,
     ),
     Figure(
         "| from scratch, base model trained along | {} | {} | {} | {} | {} | not run |",
-        lambda: [objective("gridworld_alpha_sweep_cotrain", a) for a in ALPHAS],
+        lambda: [objective("gridworld_whole_alpha_sweep_cotrain", a) for a in ALPHAS],
         page=CODES,
     ),
     Figure(
         "| from subgoals, base model trained along | {} | {} | {} | {} | {} | not run |",
-        lambda: [objective("gridworld_alpha_sweep_subgoals", a, co_training="pretrained") for a in ALPHAS],
+        lambda: [objective("gridworld_taught_alpha_sweep", a, co_training="pretrained") for a in ALPHAS],
         page=CODES,
     ),
     Figure(
@@ -775,7 +783,7 @@ def test_the_table_of_methods_is_that_of_the_report():
 
 def test_the_prior_is_what_its_command_says(tmp_path):
     """README's own command; on another processor a few of its 16,384 episodes may end otherwise."""
-    command = re.search(r"`(rllib evaluate gridworld --prior .*?)`", words(README))[1]
+    command = re.search(r"`(rllib evaluate gridworld_taught --prior .*?)`", words(README))[1]
     success, error = told(README, "Prior, z ~ N(0, I), 16,384 episodes | | {} ± {} (seeds")
     out = tmp_path / "prior.json"
     assert main([*shlex.split(command)[1:], "--out", str(out)]) == 0

@@ -71,6 +71,9 @@ def test_a_rate_distortion_point_by_hand(tiny_world):
     assert found["eval/action_nll_hard"] == pytest.approx(math.log(4), rel=1e-5)
 
 
+TAUGHT = "internal RL, taught codes"
+
+
 def rl_trial(success, settings=(), **origin):
     params = {"env": "irl_ray/GridPinpad-v0", "lr": 3e-3, "seed": 0, "switch_threshold": 0.5, "action_temperature": 0.3}
     points = [[500 * (i + 1), s] for i, s in enumerate(success)]
@@ -85,9 +88,9 @@ def some_results():
         return TrialResult({"alpha": alpha, "seed": seed, "co_training": None}, gates, finished=finished)
 
     rl = {
-        "gridworld_internal": [rl_trial([0.0, 0.4, 0.8] * 4, {"seed": s}) for s in range(3)],
+        "gridworld_taught_internal": [rl_trial([0.0, 0.4, 0.8] * 4, {"seed": s}) for s in range(3)],
         "gridworld_question_noise": [rl_trial([0.1] * 12)],
-        "gridworld_cotrain": [rl_trial([0.1] * 12, co_training="scratch")],
+        "gridworld_whole_cotrain": [rl_trial([0.1] * 12, co_training="scratch")],
     }
     discoveries = {
         "sweep": [found(a, s) for a in (0.1, 0.5) for s in (0, 1)],
@@ -98,7 +101,7 @@ def some_results():
     return Results(
         [
             *(ExperimentResult(name, "InternalRL", "1", trials) for name, trials in rl.items()),
-            ExperimentResult("gridworld_raw", "RawRL", "1", raw),
+            ExperimentResult("gridworld_whole_raw", "RawRL", "1", raw),
             *(ExperimentResult(name, "Discover", "1", trials) for name, trials in discoveries.items()),
         ],
         [],
@@ -108,15 +111,15 @@ def some_results():
 def test_methods_are_told_apart_by_how_their_codes_were_found():
     table = comparison.methods(some_results(), "gridworld")
     assert {name: len(trials) for name, trials in table.items()} == {
-        "internal RL": 3,
+        TAUGHT: 3,
         "RL on raw actions, lr 0.0001": 1,
         "RL on raw actions, lr 0.003": 1,
         "co-training from scratch, summary per step": 1,
     }
-    assert next(iter(table)) == "internal RL"
+    assert next(iter(table)) == TAUGHT
     assert len(comparison.best_variants(table)) == 3
     header, rows = comparison.method_table(some_results())
-    assert rows[0][:3] == ("gridworld", "internal RL", 3)
+    assert rows[0][:3] == ("gridworld", TAUGHT, 3)
     assert "success stays under .01" in [row[-1] for row in rows]
     forced = rl_trial([0.0], **{"metacontroller.forced_switch": True})
     assert comparison.method_of("InternalRL", forced) == "forced switching, summary per step"
@@ -130,12 +133,16 @@ def test_methods_are_told_apart_by_how_their_codes_were_found():
         "co-training from the pretrained base, memory anew at every switch, a cost on switches, base trained on windows"
     )
     assert comparison.method_of("InternalRL", forced) == label
-    for threshold, label in ((0.0, "forced switching in RL alone"), (1e-9, "internal RL, switch threshold 1e-09")):
+    thresholds = ((0.0, "forced switching in RL alone, taught codes"), (1e-9, f"{TAUGHT}, switch threshold 1e-09"))
+    for threshold, label in thresholds:
         assert comparison.method_of("InternalRL", rl_trial([0.0], {"switch_threshold": threshold})) == label
     plain = rl_trial([0.0], {"clean_slate": True}, **{"teacher.steps": 0, "clean_slate": True})
     plain.origin["discover.metacontroller.summary"] = "sequence"
     label = "internal RL, codes of the plain objective, memory anew at every switch, clean slate in RL"
     assert comparison.method_of("InternalRL", plain) == label
+    plain.params |= {"clean_slate": False, "switch_threshold": 0, "action_temperature": 1.0}
+    label = "codes of the plain objective, memory anew at every switch, actions at temperature 1"
+    assert comparison.method_of("InternalRL", plain) == f"forced switching in RL alone, {label}"
     falling = rl_trial([0.0], {"lr": "[[0, 0.01], [9, 0.001]]", "action_temperature": 1.0})
     assert comparison.method_of("RawRL", falling) == "RL on raw actions, lr [[0, 0.01], [9, 0.001]]"
     falling.origin["pretrain.window_share"] = 0.7
@@ -147,11 +154,11 @@ def test_methods_are_told_apart_by_how_their_codes_were_found():
 
 def test_methods_are_compared_after_as_many_episodes_as_each_has():
     found = some_results()
-    found.experiments[1:] = [ExperimentResult("gridworld_raw", "RawRL", "1", [rl_trial([0.0, 0.1] * 3)])]  # at .3
+    found.experiments[1:] = [ExperimentResult("gridworld_whole_raw", "RawRL", "1", [rl_trial([0.0, 0.1] * 3)])]  # at .3
     found.experiments[0].trials = [rl_trial([0.0] * 5 + [0.8] * 7, {"seed": seed}) for seed in range(2)]
     header, rows = comparison.method_table(found)
     told = {row[1]: dict(zip(header, row)) for row in rows}
-    internal, raw = told["internal RL"], told["RL on raw actions, lr 0.003, actions at temperature 0.3"]
+    internal, raw = told[TAUGHT], told["RL on raw actions, lr 0.003, actions at temperature 0.3"]
     assert (internal["E episodes, which every method has"], internal["N episodes"]) == ("3000", "6000")
     assert internal["success after E: median (quartiles)"] == "0.160 (0.160–0.160)"  # one of the last five updates
     assert internal["success after N: median (quartiles)"] == "0.800 (0.800–0.800)"
@@ -161,14 +168,14 @@ def test_methods_are_compared_after_as_many_episodes_as_each_has():
 def test_runs_in_the_papers_world_are_not_pooled_with_the_small_ones():
     found, medium = some_results(), rl_trial([0.5] * 12, {"env_config.preset": "medium"})
     found.experiments.append(ExperimentResult("gridworld_internal_medium", "InternalRL", "1", [medium]))
-    assert {k: len(v) for k, v in comparison.methods(found, "gridworld, medium").items()} == {"internal RL": 1}
-    assert len(comparison.methods(found, "gridworld")["internal RL"]) == 3
+    assert {k: len(v) for k, v in comparison.methods(found, "gridworld, medium").items()} == {TAUGHT: 1}
+    assert len(comparison.methods(found, "gridworld")[TAUGHT]) == 3
     assert [row[0] for row in comparison.method_table(found)[1]].count("gridworld, medium") == 1
 
 
 def test_a_run_stays_beside_a_shorter_one_and_not_beside_itself():
     def experiment(date, updates):
-        return ExperimentResult("gridworld_internal", "InternalRL", date, [rl_trial([0.5] * updates)])
+        return ExperimentResult("gridworld_taught_internal", "InternalRL", date, [rl_trial([0.5] * updates)])
 
     kept = results._each_once([experiment("1", 12), experiment("2", 6), experiment("3", 12)])
     assert sorted((e.date, len(e.trials[0].curve)) for e in kept) == [("2", 6), ("3", 12)]
@@ -304,7 +311,7 @@ def test_open_questions_are_answered_by_numbers():
             ExperimentResult("gridworld_question_mixer_pretrain", "Pretrain", "1", bases[:1]),
             ExperimentResult("gridworld_question_noise_pretrain", "Pretrain", "1", bases[1:]),
             ExperimentResult("gridworld_question_noise", "InternalRL", "1", rl),
-            ExperimentResult("gridworld_alpha_orders", "Discover", "1", sweep),
+            ExperimentResult("gridworld_whole_alpha_orders", "Discover", "1", sweep),
         ],
         [],
     )
@@ -331,7 +338,7 @@ def test_from_nothing_runs_what_is_missing_and_reports_it(tmp_path, monkeypatch,
     for name, value in (("EXPERIMENTS", ()), ("LOOKS", looks), ("ANT_DATA", str(tmp_path))):
         monkeypatch.setattr(report, name, value)
     (tmp_path / "runs" / "inside").mkdir(parents=True)
-    kept = tmp_path / "runs" / "inside" / "gridworld_variance.json"
+    kept = tmp_path / "runs" / "inside" / "gridworld_taught_variance.json"
     kept.write_text("{}")
     assert main(["report", "--from-nothing", str(tmp_path / "runs"), "--out", str(tmp_path / "out")]) == 0
     assert kept.read_text() == "{}"  # it was there already

@@ -40,16 +40,13 @@ def method_of(run: str, trial: TrialResult) -> str:
         return f"co-training from {start}{how}"
     if origin.get("discover.metacontroller.forced_switch"):
         return f"forced switching{how}"
+    plain = origin.get("discover.teacher.steps") == 0
+    codes = f"codes of the plain objective{how}" if plain else f"taught codes{windows}{slate}"
+    codes += ", actions at temperature 1" if temperature == 1.0 else ""
     threshold = float(trial.params.get("switch_threshold", 0.5))
     if threshold == 0:
-        return "forced switching in RL alone"
-    if threshold != 0.5:
-        return f"internal RL, switch threshold {threshold:g}"
-    if origin.get("discover.teacher.steps") == 0:
-        return f"internal RL, codes of the plain objective{how}"
-    if temperature == 1.0:
-        return "internal RL, actions at temperature 1"
-    return "internal RL"
+        return f"forced switching in RL alone, {codes}"
+    return f"internal RL, {codes}" + (f", switch threshold {threshold:g}" if threshold != 0.5 else "")
 
 
 def methods(results: Results, world: str) -> dict[str, list[TrialResult]]:

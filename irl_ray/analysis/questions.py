@@ -15,7 +15,7 @@ from irl_ray.analysis.statistics import episodes_to_half
 
 REFERENCE = "gridworld_question_mixer"  # its Transformer saw all tasks and experts without noise
 DEFAULTS = {"model.mixer": "transformer", "noise": 0.0, "world.tasks.length": 12}  # of the small preset
-ALPHA_FILES = ("gridworld_alpha_sweep", "gridworld_alpha_orders")
+ALPHA_FILES = ("gridworld_whole_alpha_sweep", "gridworld_whole_alpha_orders")
 
 
 @dataclass
@@ -129,7 +129,7 @@ QUESTIONS = (
         partial(by_pretraining, key="noise", shown="ε", experiment="gridworld_question_noise"),
     ),
     Question(
-        "Does another order of magnitude of α help the plain objective?", "gridworld_alpha_orders",
+        "Does another order of magnitude of α help the plain objective?", "gridworld_whole_alpha_orders",
         "The paper sweeps 0 and .05 to 1. Here α goes from .001 to 10: from scratch, in the frozen base model, medians "
         "over seeds.",
         by_alpha,

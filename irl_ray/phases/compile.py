@@ -53,7 +53,7 @@ class CompileConfig(CodesConfig):
 
 
 _SHARED = ("metacontroller", "optimizer", "steps", "batch_size", "post_task", "gate_episodes", "report_every",
-           "switch_tolerance", "action_temperature")  # fmt: skip
+           "switch_tolerance", "action_temperature", "ties", "length_groups")  # fmt: skip
 PRESETS = {
     env: {name: {k: v for k, v in preset.items() if k in _SHARED} for name, preset in presets.items()}
     for env, presets in discover.PRESETS.items()

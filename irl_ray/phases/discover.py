@@ -4,7 +4,7 @@ Loss: mean over steps of -log p(a_t | o_{1:t}, z_{1:t}) + α KL(N(mu_t, Sigma_t)
 demonstrations. The KL is summed over code dimensions and not weighted by the switch: where the
 switch is closed the proposal is ignored and may sit on the prior for free, and that alone is what
 rewards sparse switching, unless a switch is given a cost of its own (ours). A label-free teacher
-(ours) may go before it; the `small` and `medium` presets are taught from beginning to end. As a
+(ours) may go before it; the `taught` and `medium` presets, and the ant's, are taught from beginning to end. As a
 baseline (C.4.1) the base model may be trained along.
 """
 
@@ -177,7 +177,20 @@ _GRIDWORLD = {
         "report_every": 20,
         "post_task": POST_TRAINING_TASKS["tiny"],
     },
-    "small": {**_TAUGHT, "post_task": POST_TRAINING_TASKS["small"]},
+    "small": {
+        "optimizer": {"learning_rate": 3e-3, "schedule": "cosine"},
+        "metacontroller": {**_TAUGHT["metacontroller"], "decoder_hidden": None},
+        "ties": "rule",
+        "clean_slate": True,
+        "alpha": 0.1,
+        "alpha_hold": 0.2,
+        "alpha_ramp": 0.8,
+        "steps": 4000,
+        "batch_size": 64,
+        "length_groups": 2,
+        "post_task": POST_TRAINING_TASKS["small"],
+    },
+    "taught": {**_TAUGHT, "post_task": POST_TRAINING_TASKS["small"]},
     "medium": {
         **_TAUGHT,
         "optimizer": {"learning_rate": 3e-3, "schedule": "cosine"},

@@ -137,6 +137,12 @@ class PretrainConfig:
         check_above_zero(self, "action_temperature")
 
 
+_SMALL = {
+    "world": GRIDWORLDS["small"],
+    "optimizer": {"learning_rate": 4e-3, "schedule": "cosine", "warmup_steps": 200},
+    "post_task": POST_TRAINING_TASKS["small"],
+    "control_layers": [0, 1, 2],
+}
 _GRIDWORLD = {
     "tiny": {
         "world": GRIDWORLDS["tiny"],
@@ -150,11 +156,17 @@ _GRIDWORLD = {
         "report_every": 20,
     },
     "small": {
-        "world": GRIDWORLDS["small"],
-        "optimizer": {"learning_rate": 4e-3, "schedule": "cosine", "warmup_steps": 200},
-        "post_task": POST_TRAINING_TASKS["small"],
-        "control_layers": [0, 1, 2],
+        **_SMALL,
+        "model": {"encoder": "surroundings"},
+        "window_share": 0.7,
+        # The agent's next cell cannot be told from its surroundings.
+        "observation_weight": 0.0,
+        "static_weight": 0.0,
+        "steps": 24_000,
+        "control_rank": None,
+        "control_steps": 600,
     },
+    "taught": _SMALL,
     "medium": {
         "world": GRIDWORLDS["medium"],
         "model": {"width": 128, "layers": 6, "heads": 4, "mlp": 256},
