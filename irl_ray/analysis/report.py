@@ -116,7 +116,7 @@ SECTIONS = (
         "With the frozen base model a horizontal gap appears beside the subgoal-aligned solutions; trained along it "
         "does not, and most runs collapse to one switch at the start.",
         figures.rate_distortion,
-        "rllib train file tuned_configs/gridworld_whole_alpha_sweep.yaml (and _cotrain; gridworld_taught_alpha_sweep.yaml)",
+        "rllib train file tuned_configs/gridworld_{alpha_sweep,whole_alpha_sweep,taught_alpha_sweep}.yaml",
     ),
     Section(
         "fig8_learning", "Fig. 8: reinforcement learning",
