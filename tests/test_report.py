@@ -261,6 +261,19 @@ def test_folders_of_tune_are_read_and_kept_without_paths(tmp_path, tiny_weights)
         results.read([tmp_path / "kept"])
 
 
+def test_settings_of_a_preset_tell_runs_apart_as_those_of_a_file_do(tmp_path):
+    trial = tmp_path / "x_20260101-120000" / "DiscoverTrainable_abc_00000"
+    (trial / "checkpoint_000000" / "artefact").mkdir(parents=True)
+    (trial / "params.json").write_text(json.dumps({"preset": "small", "cut_share": 0.5}))
+    (trial / "result.json").write_text(json.dumps({"switch_f1": 0.9, "done": True}))
+    effective = {"clean_slate": True, "cut_share": 0.5, "metacontroller": {"summary": "sequence"}, "steps": 4000}
+    card = {"provenance": {"discover": {"config": effective}}}
+    (trial / "checkpoint_000000" / "artefact" / "config.json").write_text(json.dumps(card))
+    (experiment,) = results.read([tmp_path]).experiments
+    told = {"clean_slate": True, "cut_share": 0.5, "metacontroller.summary": "sequence", "preset": "small"}
+    assert experiment.trials[0].params == told
+
+
 def test_looks_inside_and_open_questions_are_drawn(tiny_weights, tmp_path):
     """What the four commands write goes through every figure made of it; the reference run answers each question."""
     extra = {
@@ -338,7 +351,7 @@ def test_from_nothing_runs_what_is_missing_and_reports_it(tmp_path, monkeypatch,
     for name, value in (("EXPERIMENTS", ()), ("LOOKS", looks), ("ANT_DATA", str(tmp_path))):
         monkeypatch.setattr(report, name, value)
     (tmp_path / "runs" / "inside").mkdir(parents=True)
-    kept = tmp_path / "runs" / "inside" / "gridworld_taught_variance.json"
+    kept = tmp_path / "runs" / "inside" / "gridworld_variance.json"
     kept.write_text("{}")
     assert main(["report", "--from-nothing", str(tmp_path / "runs"), "--out", str(tmp_path / "out")]) == 0
     assert kept.read_text() == "{}"  # it was there already

@@ -14,7 +14,7 @@ from irl_ray.analysis.results import Results, TrialResult
 from irl_ray.analysis.statistics import episodes_to_half
 
 REFERENCE = "gridworld_question_mixer"  # its Transformer saw all tasks and experts without noise
-DEFAULTS = {"model.mixer": "transformer", "noise": 0.0, "world.tasks.length": 12}  # of the small preset
+DEFAULTS = {"model.mixer": "transformer", "noise": 0.0, "world.tasks.length": 12}  # of the taught preset
 ALPHA_FILES = ("gridworld_whole_alpha_sweep", "gridworld_whole_alpha_orders")
 
 

@@ -48,10 +48,11 @@ EXPERIMENTS = (
 ANT_DATA = "data/ant_clean"
 LOOKS = (
     ("probe", "gridworld"),
-    ("control", "gridworld", "--steps", "800"),
     ("codes", "gridworld", "--temperature", "0.3"),
+    ("probe", "gridworld_taught"),
+    ("control", "gridworld_taught", "--steps", "800"),
     ("codes", "gridworld_taught", "--temperature", "0.3"),
-    ("variance", "gridworld", "--episodes", "256"),
+    ("variance", "gridworld_taught", "--episodes", "256"),
     ("probe", "ant", "--data", ANT_DATA),
     ("control", "ant", "--data", ANT_DATA, "--steps", "600", "--episodes", "512", "--temperature", "0.2"),
     ("codes", "ant", "--data", ANT_DATA, "--episodes", "512", "--temperature", "0.2"),
@@ -139,7 +140,7 @@ SECTIONS = (
         "sweep_latent", "Discovery over the size of a code",
         "n_z = 8 throughout.",
         figures.sweep_figure("metacontroller.code_size", _GATES, "n_z"),
-        "rllib train file tuned_configs/gridworld_taught_latent_sweep.yaml",
+        "rllib train file tuned_configs/gridworld_{latent_sweep,taught_latent_sweep}.yaml",
     ),
     Section(
         "goals_alpha", "Goals of the objective alone, over α",

@@ -27,6 +27,8 @@ _BOOKKEEPING = {"date", "done", "hostname", "node_ip", "pid", "time_since_restor
 _RL_KEYS = ("env", "env_config", "metacontroller", "base", "lr", "seed", "action_temperature", "switch_threshold",
             "clean_slate", "train_batch_episodes", "num_epochs", "target_kl", "entropy_coeff")  # fmt: skip
 _WEIGHT_KEYS = ("base", "metacontroller", "start_from")
+# Discovery's settings that figures tell its runs apart by, whether a file gives them or a preset does.
+_KINDS = ("clean_slate", "metacontroller.summary", "metacontroller.forced_switch", "cut_share", "switch_cost")
 _PATH_KEYS = ("base", "start_from", "data", "clean_data")
 
 
@@ -182,7 +184,10 @@ def _trial(folder: Path, settings: dict[str, Any], rows: list[dict[str, Any]]) -
     shown = {key: shown_name(settings[key]) for key in _PATH_KEYS if isinstance(settings.get(key), str)}
     if isinstance(settings.get("lr"), list):  # a schedule
         shown["lr"] = json.dumps(settings["lr"])
-    params = _flat({**settings, **{key: shown_name(value) for key, value in names.items()}, **shown})
+    own = _flat(_newest_card(folder).get("provenance", {}).get("discover", {}).get("config", {}))
+    effective = {} if rl else {key: own[key] for key in _KINDS if key in own}
+    given = _flat({**settings, **{key: shown_name(value) for key, value in names.items()}, **shown})
+    params = effective | given
     curve = [
         [r["env_runners"]["num_episodes_lifetime"], r["env_runners"]["success_rate"]]
         for r in rows

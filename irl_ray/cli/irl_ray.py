@@ -279,7 +279,7 @@ def print_economics(options: argparse.Namespace) -> int:
 
 
 def draw_lessons(options: argparse.Namespace) -> int:
-    """`irl-ray lessons gridworld plain=results/a taught=gridworld --out lessons.png`."""
+    """`irl-ray lessons gridworld_taught plain=results/a taught=gridworld_taught --out lessons.png`."""
     from irl_ray.analysis.curves import figure_module
     from irl_ray.analysis.lessons import MEANINGS, WINDOW, draw, lesson, uncontrolled_nll
 

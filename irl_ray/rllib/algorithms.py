@@ -323,7 +323,7 @@ class InternalRLConfig(EpisodePolicyGradientConfig):
 
         algo = (InternalRLConfig()
                 .environment("irl_ray/GridPinpad-v0", env_config={"tasks": "post_three_pairs"})
-                .internal(metacontroller="gridworld", switch_threshold=0.5)
+                .internal(metacontroller="gridworld_taught", action_temperature=0.3)
                 .training(lr=3e-3, train_batch_episodes=512)).build_algo()
     """
 

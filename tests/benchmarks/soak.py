@@ -1,6 +1,6 @@
 """A long run of internal RL, watched: does memory grow, does it slow down, does it leave anything behind?
 
-    python tests/benchmarks/soak.py tuned_configs/gridworld_internal.yaml --hours 1 --runners 2 --out soak.csv
+    python tests/benchmarks/soak.py tuned_configs/gridworld_taught_internal.yaml --hours 1 --runners 2 --out soak.csv
 
 Prints a table: of each process its own memory (without libraries, whose share hangs on who else runs) at a tenth of
 the time and at the end, and the slope of a line through what lies between; episodes per second, and per second of
