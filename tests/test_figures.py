@@ -98,6 +98,16 @@ def gates_of(metrics: dict[str, Any]) -> list[float]:
     return [metrics[name] for name in (*names, *by_colour)]
 
 
+def co_trained(how: str) -> dict[str, float]:
+    """Gates of codes that were found while the base model followed, from "pretrained" weights or "scratch"."""
+    return by(runs("gridworld_cotrain_discover"), "co_training", how)[0].metrics
+
+
+def co_trained_beside_goals() -> list[TrialResult]:
+    """RL over codes of co-training from the pretrained base model, and from scratch."""
+    return [by(runs("gridworld_cotrain"), "discover.co_training", how)[0] for how in ("pretrained", "scratch")]
+
+
 def forced_beside_goals() -> list[TrialResult]:
     """RL over codes at every step: of a memory that starts anew with each, and of one that never does."""
     return [by(runs("gridworld_forced"), "discover.clean_slate", anew)[0] for anew in (True, False)]
@@ -234,6 +244,32 @@ FIGURES = [
     Figure(
         "| After 100,000; 200,000; 300,000 episodes: median | | {}; {}; {} |",
         lambda: [median(after("gridworld_internal", n)) for n in (100_000, 200_000, 300_000)],
+    ),
+    Figure(
+        "after ten minutes, {} and {} episodes (2026-11-27) | about 0 | {}; {} |",
+        lambda: [
+            *(t.curve[-1][0] for t in co_trained_beside_goals()),
+            *(comparison.final_success(t) for t in co_trained_beside_goals()),
+        ],
+    ),
+    Figure(
+        "its codes tell the pair in {} and the colour in {}, and RL over them comes to {}. But class means of them do "
+        "the unseen order in {} (frozen: {}), and training tasks on clean slates in {} ({}): what",
+        lambda: [
+            (m := by(runs("gridworld_cotrain_discover"), "co_training", "pretrained")[0].metrics)[
+                "code_subgoal_accuracy"
+            ],
+            m["code_target_accuracy"],
+            comparison.final_success(co_trained_beside_goals()[0]),
+            m["injected_success_by_colour"],
+            card("gridworld")["injected_success_by_colour"],
+            m["injected_success_by_colour_training_tasks_clean_slate"],
+            card("gridworld")["injected_success_by_colour_training_tasks_clean_slate"],
+        ],
+    ),
+    Figure(
+        "From scratch nothing is learned in as many steps (codes tell the pair in {}; class means {}).",
+        lambda: [co_trained("scratch")[name] for name in ("code_subgoal_accuracy", "injected_success_by_colour")],
     ),
     Figure(
         "with 512 episodes an update instead of 2,048 (and a rate that falls sooner) "
