@@ -316,7 +316,10 @@ def learning_curves(plt: Any, results: Results) -> Drawn | None:
     worlds = [(world, groups) for world in WORLDS if (groups := methods(results, world))]
     if not worlds:
         return None
-    figure, panels = plt.subplots(1, len(worlds), figsize=(5.4 * len(worlds), 4), layout="constrained", squeeze=False)
+    height = 4 + 0.17 * max(len(best_variants(groups)) for _, groups in worlds)  # of axes and the legend below
+    figure, panels = plt.subplots(
+        1, len(worlds), figsize=(5.4 * len(worlds), height), layout="constrained", squeeze=False
+    )
     rows, words = [], []
     for panel, (world, groups) in zip(panels[0], worlds):
         for (label, trials), (colour, style, _) in zip(best_variants(groups).items(), _looks()):
@@ -327,7 +330,8 @@ def learning_curves(plt: Any, results: Results) -> Drawn | None:
         panel.set(xlabel="episodes", title=world, ylim=(-0.02, 1))
         panel.title.set_fontsize(9)
         panel.grid(alpha=0.3)
-        panel.legend(frameon=False, fontsize=7, title="(runs)", title_fontsize=7)
+        below = {"loc": "upper left", "bbox_to_anchor": (0, -0.13)}
+        panel.legend(frameon=False, fontsize=7, title="(runs)", title_fontsize=7, **below)
         best, final = next((name, np.median([final_success(t) for t in trials])) for name, trials in groups.items())
         words.append(f"{world}: the highest is {best} with a median of {final:.3f} at the end")
         left_out = len(groups) - len(best_variants(groups))
