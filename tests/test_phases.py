@@ -250,14 +250,15 @@ def test_length_groups_do_not_change_the_gradient(tiny_weights):
         torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-3)
 
 
-@pytest.mark.parametrize("entries", [False, True])
-def test_products_in_bfloat16_leave_weights_and_gradient_float32(entries, ant_data):
+@pytest.mark.parametrize("walks", ["gridworld", "ant", "entries"])
+def test_products_in_bfloat16_leave_weights_and_gradient_float32(walks, ant_data):
     """The gradient points the same way, up to rounding; another name is refused."""
     world = {"grid_size": 4, "num_walls": 1, "horizon": 200}
-    ant = {"env": "irl_ray/AntPinpad-v0", "world": world, "data": str(ant_data), "entries_only": True}
+    ant = {"env": "irl_ray/AntPinpad-v0", "world": world, "data": str(ant_data), "entries_only": walks == "entries"}
     gradients = []
     for precision in ("float32", "bfloat16"):
-        phase = Pretrain(pretrain_config({"preset": "tiny", "precision": precision, **(ant if entries else {})}))
+        settings = {} if walks == "gridworld" else ant
+        phase = Pretrain(pretrain_config({"preset": "tiny", "precision": precision, **settings}))
         phase.accumulate_gradients()
         reached = [p for p in phase.base.parameters() if p.grad is not None]
         assert all(p.dtype == p.grad.dtype == torch.float32 for p in reached)

@@ -159,7 +159,7 @@ _GRIDWORLD = {
         **_SMALL,
         "model": {"encoder": "surroundings"},
         "window_share": 0.7,
-        # The agent's next cell cannot be told from its surroundings.
+        # The agent's own cell is not observed, so its next one is not to be told.
         "observation_weight": 0.0,
         "static_weight": 0.0,
         "steps": 24_000,
