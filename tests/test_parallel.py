@@ -24,7 +24,7 @@ MADE = {
     "CompILE": lambda settings: CompILE(compile_config(settings)),
 }
 TINY = {"preset": "tiny", "steps": 6, "report_every": 1, "batch_size": 13, "length_groups": 2}
-CUT = {"cut_share": 0.8, "cuts": 2, "clean_slate": True}
+CUT = {"cut_share": 0.8, "cuts": 2, "clean_slate": True, "turned_summaries": True}
 TAUGHT = {"teacher": {"steps": 4, "weigh_after": 2, "trajectories": 64, "min_contrast": 0.0, "fill_prior": True}}
 
 

@@ -132,6 +132,7 @@ def test_pretraining_losses_are_those_of_a_plain_loop(tiny_weights, tiny_world):
         {"cut_share": 1.0, "cuts": 2},
         {"clean_slate": True},
         {"clean_slate": True, "cut_share": 0.5},
+        {"clean_slate": True, "turned_summaries": True},
     ],
 )
 @pytest.mark.parametrize("switch", ["soft", "gumbel"])
@@ -153,12 +154,18 @@ def test_discovery_losses_are_those_of_a_plain_loop(switch, memory, layer, tiny_
     uniform = torch.rand(shape, generator=phase._noise)
     share = memory.get("cut_share", 0.0)
     drawn = torch.rand(len(batch), memory.get("cuts", 1) if share else 0, 2, generator=phase._noise)
+    turns = torch.zeros(len(batch), dtype=torch.int64)
+    if memory.get("turned_summaries"):
+        turns = torch.randint(8, (len(batch),), generator=phase._noise)
+        assert len(set(turns.tolist())) > 1 and bool(turns.any())
     sums, pieces = torch.zeros(3), 0
     with torch.no_grad():
         for row, length in enumerate(batch.mask.sum(1).tolist()):
-            residual = base.embed(batch.observation[row : row + 1, :length])
-            residual = base.lower(residual, meta.layer)
-            summary = meta.summarise(residual, torch.ones(1, length, dtype=torch.bool))
+            walk, real = batch.observation[row : row + 1, :length], torch.ones(1, length, dtype=torch.bool)
+            residual = base.lower(base.embed(walk), meta.layer)
+            grid = torch.arange(tiny_world.num_cells).reshape(tiny_world.grid_size, -1)
+            grid = (grid.flip(0) if turns[row] >= 4 else grid).rot90(int(turns[row]) % 4).flatten().tolist()
+            summary = meta.summarise(base.lower(base.embed(walk.clone().apply_(grid.index)), meta.layer), real)
             hidden, code, codes, since = torch.zeros(1, 1, meta.config.memory_size), None, [], 0
             begins = {0, *(int(where * length) for cut, where in drawn[row].tolist() if cut < share)}
             for t in range(length):

@@ -125,12 +125,13 @@ def test_methods_are_told_apart_by_how_their_codes_were_found():
     assert comparison.method_of("InternalRL", forced) == "forced switching, summary per step"
     forced.origin["discover.metacontroller.summary"] = "sequence"
     assert comparison.method_of("InternalRL", forced) == "forced switching"
-    forced.origin |= {"discover.clean_slate": True, "discover.switch_cost": 0.4}
-    label = "forced switching, memory anew at every switch, a cost on switches"
+    forced.origin |= {"discover.clean_slate": True, "discover.switch_cost": 0.4, "discover.turned_summaries": True}
+    label = "forced switching, memory anew at every switch, turned summaries, a cost on switches"
     assert comparison.method_of("InternalRL", forced) == label
     forced.origin |= {"discover.co_training": "pretrained", "pretrain.window_share": 0.7}
     label = (
-        "co-training from the pretrained base, memory anew at every switch, a cost on switches, base trained on windows"
+        "co-training from the pretrained base, memory anew at every switch, turned summaries, a cost on switches, "
+        "base trained on windows"
     )
     assert comparison.method_of("InternalRL", forced) == label
     thresholds = ((0.0, "forced switching in RL alone, taught codes"), (1e-9, f"{TAUGHT}, switch threshold 1e-09"))
@@ -211,7 +212,7 @@ def test_a_sweep_over_goals_shows_the_runs_whose_memory_starts_anew():
         )
 
     other = [found(alpha, 0, anew=False, told=0.3) for alpha in (0.0, 0.7)]
-    other += [found(0.2, 0, co_training="scratch"), found(0.2, 0, start_from="x")]
+    other += [found(0.2, 0, co_training="scratch"), found(0.2, 0, start_from="x"), found(0.2, 0, turned_summaries=True)]
     seeds = [[found(0.1, 0), found(0.5, 0)], [found(0.1, 1), found(0.5, 1, told=0.4)]]
     sweeps = Results([ExperimentResult("goals", "Discover", str(i), t + other) for i, t in enumerate(seeds)], [])
     plt = figure_module(Path("x.svg"))

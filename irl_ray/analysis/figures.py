@@ -253,6 +253,7 @@ def rate_distortion(plt: Any, results: Results) -> Drawn | None:
                     and ("start_from" in t.params) == started
                     and t.params.get("metacontroller.summary", "sequence") == summary
                     and bool(t.params.get("clean_slate")) == anew
+                    and not t.params.get("turned_summaries")
                 ]
                 shown += chosen
                 if chosen:
@@ -439,7 +440,9 @@ def goals_figure(key: str, xlabel: str, symlog: float | None = None) -> Callable
     starts anew at every switch."""
 
     def is_one(trial: TrialResult) -> bool:
-        other = ("co_training", "start_from", "metacontroller.forced_switch", "cut_share", "switch_cost")
+        other = (
+            "co_training", "start_from", "metacontroller.forced_switch", "cut_share", "switch_cost", "turned_summaries",
+        )  # fmt: skip
         told = trial.params.get("clean_slate") and "switch_f1_legs" in trial.metrics
         return bool(told) and not any(trial.params.get(name) for name in other)
 

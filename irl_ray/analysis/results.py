@@ -28,7 +28,8 @@ _RL_KEYS = ("env", "env_config", "metacontroller", "base", "lr", "seed", "action
             "clean_slate", "train_batch_episodes", "num_epochs", "target_kl", "entropy_coeff")  # fmt: skip
 _WEIGHT_KEYS = ("base", "metacontroller", "start_from")
 # Discovery's settings that figures tell its runs apart by, whether a file gives them or a preset does.
-_KINDS = ("clean_slate", "metacontroller.summary", "metacontroller.forced_switch", "cut_share", "switch_cost")
+_KINDS = ("clean_slate", "metacontroller.summary", "metacontroller.forced_switch", "cut_share", "switch_cost",
+          "turned_summaries")  # fmt: skip
 _PATH_KEYS = ("base", "start_from", "data", "clean_data")
 
 

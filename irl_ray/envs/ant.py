@@ -7,10 +7,10 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
-from irl_ray.envs.ant_model import ANKLE_CENTRE, ANKLE_SIGN, TIMESTEP, ant_model, mujoco
+from irl_ray.envs.ant_model import ANKLE_CENTRE, TIMESTEP, ant_model, mujoco
 from irl_ray.envs.ant_picture import AntCamera
 from irl_ray.envs.vector import PinpadEnv, PinpadVectorEnv
-from irl_ray.envs.worlds import CONTROL_STEPS, NUM_JOINTS, AntSpec, ant_observation_size, ant_spec
+from irl_ray.envs.worlds import ANKLE_SIGN, CONTROL_STEPS, NUM_JOINTS, AntSpec, ant_observation_size, ant_spec
 from irl_ray.errors import UserError
 
 HEIGHT_RANGE = (0.2, 1.0)  # metres; outside it the episode ends
@@ -126,7 +126,7 @@ class AntPinpadVectorEnv(PinpadVectorEnv):
         position[:, 2] = START_HEIGHT
         half_yaw = noise[:, 2] * (np.pi if self.world.yaw == "random" else START_NOISE) / 2
         position[:, 3], position[:, 6] = np.cos(half_yaw), np.sin(half_yaw)
-        position[:, 8::2] = ANKLE_SIGN * ANKLE_CENTRE
+        position[:, 8::2] = ANKLE_CENTRE * np.array(ANKLE_SIGN)
         position[:, 7:] += START_NOISE * noise[:, 3 : 3 + NUM_JOINTS]
         velocity[:] = START_NOISE * noise[:, 3 + NUM_JOINTS :]
         self.physics[rows] = state

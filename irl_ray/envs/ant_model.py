@@ -7,8 +7,7 @@ import os
 from pathlib import Path
 from xml.etree import ElementTree
 
-import numpy as np
-
+from irl_ray.envs.worlds import ANKLE_SIGN
 from irl_ray.errors import UserError
 
 try:
@@ -21,10 +20,8 @@ except (AttributeError, RuntimeError) as _error:  # MuJoCo opens the OpenGL that
     ) from None
 
 TIMESTEP = 0.025  # seconds; semi-implicit Euler
-# Hip and ankle of legs 1 to 4, counted counterclockwise from the front left. Rotating the ant by a
-# quarter turn maps leg i onto leg i + 1, and the sign of its ankle's angle onto that of the next.
+# Hip and ankle of legs 1 to 4, counted counterclockwise from the front left.
 JOINTS = tuple(f"{part}_{leg}" for leg in range(1, 5) for part in ("hip", "ankle"))
-ANKLE_SIGN = np.array([1.0, -1.0, -1.0, 1.0])
 MAX_TORQUE = 150.0
 # Position control: torque = clip(STIFFNESS (target - q) - DAMPING q', +-MAX_TORQUE).
 STIFFNESS, DAMPING = 150.0, 7.5

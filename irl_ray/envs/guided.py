@@ -16,9 +16,9 @@ import numpy as np
 
 from irl_ray.envs import pinpad
 from irl_ray.envs.ant import DIRECTIONS, AntPinpadVectorEnv
-from irl_ray.envs.ant_model import ANKLE_CENTRE, ANKLE_SIGN
+from irl_ray.envs.ant_model import ANKLE_CENTRE
 from irl_ray.envs.vector import PinpadEnv
-from irl_ray.envs.worlds import NUM_JOINTS
+from irl_ray.envs.worlds import ANKLE_SIGN, NUM_JOINTS
 
 NUM_FEATURES = 42
 ANGLES = np.array([np.pi / 2, 0.0, -np.pi / 2, np.pi])  # of UP, RIGHT, DOWN, LEFT

@@ -51,6 +51,9 @@ POST_TRAINING_TASKS = {
 NUM_PROPRIOCEPTION = 27  # the ant's height, quaternion, joint angles; velocities of torso and joints
 NUM_BODY = NUM_PROPRIOCEPTION + 2  # and the torso's global x and y
 NUM_JOINTS = 8
+# Of a bent ankle's angle, legs 1 to 4. Turning the ant by a quarter maps leg i onto leg i + 1, and the sign of its
+# ankle's angle onto that of the next.
+ANKLE_SIGN = (1.0, -1.0, -1.0, 1.0)
 CONTROL_STEPS = {"torque": 2, "position": 4}  # physics steps of 25 ms per action
 
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from irl_ray.data.trajectories import Trajectories, pieces_of
+from irl_ray.envs.symmetries import turned
 from irl_ray.models.metacontroller import Codes, Metacontroller
 from irl_ray.models.sequence_model import SequenceModel
 from irl_ray.models.state import reset_rows, select_rows, write_rows
@@ -27,6 +28,7 @@ def found_codes(
     threshold: float | None = None,
     switch_noise: Tensor | None = None,
     clean_slate: bool = False,
+    symmetry: Tensor | None = None,
 ) -> tuple[Tensor, Codes]:
     """What the metacontroller reads of the base model, e_l [B, T, d], and the codes it finds in it.
 
@@ -41,13 +43,14 @@ def found_codes(
         threshold: binarises the switch where given.
         switch_noise: uniform [B, T], draws the switch where it is trained with Gumbel noise.
         clean_slate: whether the base model's memory starts anew at every switch.
+        symmetry: int64 [B], by which the summary, and it alone, reads each walk turned or mirrored; None as it is.
     """
-    observed = batch.observation[:, :-1]
-    residual = base.lower(base.embed(observed), metacontroller.layer)
-    if not (clean_slate and metacontroller.layer):  # e_0 has no memory
-        return residual, metacontroller(residual, batch.mask, noise, threshold, switch_noise)
-    summary = metacontroller.summarise(residual, batch.mask)
-    residual = _residuals_anew(base, metacontroller, batch, summary, noise, threshold, switch_noise)
+    observed, layer = batch.observation[:, :-1], metacontroller.layer
+    residual = base.lower(base.embed(observed), layer)
+    read = residual if symmetry is None else base.lower(base.embed(turned(batch.world, observed, symmetry)), layer)
+    summary = metacontroller.summarise(read, batch.mask)
+    if clean_slate and layer:  # e_0 has no memory
+        residual = _residuals_anew(base, metacontroller, batch, summary, noise, threshold, switch_noise)
     return residual, metacontroller(residual, batch.mask, noise, threshold, switch_noise, summary)
 
 

@@ -30,6 +30,7 @@ from irl_ray.config import build, check_above_zero, check_at_least, check_device
 from irl_ray.data.gridworld import TIES
 from irl_ray.data.sources import open_demonstrations
 from irl_ray.data.trajectories import Trajectories, chosen_starts
+from irl_ray.envs.symmetries import NUM_SYMMETRIES
 from irl_ray.envs.worlds import ANT_ID, GRIDWORLD_ID, POST_TRAINING_TASKS, preset_of
 from irl_ray.errors import UserError
 from irl_ray.models import weights
@@ -110,6 +111,9 @@ class DiscoverConfig(CodesConfig):
             the sequence as it would be without them (ours; 0 in the paper): a code has to be worth something wherever
             the past begins.
         cuts: at how many steps of such a trajectory.
+        turned_summaries: whether the summary, and it alone, reads each walk turned or mirrored at random as it is
+            learned from (ours; False in the paper): of the future a code can then say what a pin-pad's symmetries leave
+            as it is, such as colours, but no places.
         alpha_hold: share of the run during which α is zero.
         alpha_ramp: share of the run at whose end α has grown, linearly, to its full value.
         switch_cost: nats that a switch costs, beside those of the actions (ours; 0 in the paper, where a closed switch
@@ -126,6 +130,7 @@ class DiscoverConfig(CodesConfig):
     clean_slate: bool = False
     cut_share: float = 0.0
     cuts: int = 1
+    turned_summaries: bool = False
     alpha: float = 0.17
     alpha_hold: float = 0.0
     alpha_ramp: float = 0.0
@@ -153,6 +158,8 @@ class DiscoverConfig(CodesConfig):
             raise UserError("switch_cost: has no effect while the teacher tells the switches; set teacher.steps: 0")
         if self.co_training not in (None, "pretrained", "scratch"):
             raise UserError(f"co_training: expected null, 'pretrained' or 'scratch', got {self.co_training!r}")
+        if self.turned_summaries and self.teacher.steps >= self.steps:
+            raise UserError("turned_summaries: has no effect on what the teacher teaches; set teacher.steps: 0")
         if self.co_training and self.teacher.steps:
             raise UserError("co_training: the teacher needs a frozen base model; set teacher.steps: 0")
 
@@ -437,8 +444,12 @@ class Discover(Phase):
         switch_noise = torch.rand(batch.mask.shape, generator=self._noise, device=batch.mask.device)
         cuts = config.cuts if config.cut_share else 0
         drawn = torch.rand(len(batch), cuts, 2, generator=self._noise, device=batch.mask.device)
+        symmetry = None
+        if config.turned_summaries:
+            symmetry = torch.randint(NUM_SYMMETRIES, (len(batch),), generator=self._noise, device=batch.mask.device)
+            symmetry = self.own(symmetry)
         batch, noise, switch_noise, drawn = map(self.own, (batch, noise, switch_noise, drawn))
-        residual, codes = found_codes(base, meta, batch, noise, None, switch_noise, config.clean_slate)
+        residual, codes = found_codes(base, meta, batch, noise, None, switch_noise, config.clean_slate, symmetry)
         begins = self._begins(codes.beta, batch.mask, drawn)
         log_prob = steered_log_prob(base, meta, batch, residual, codes.code, begins)
         return -log_prob.sum(), codes.proposal.kl()[batch.mask].sum(), codes.beta[batch.mask].sum()
