@@ -282,10 +282,13 @@ FIGURES = [
         page=CODES,
     ),
     Figure(
-        "never anew: after ten minutes with 512 episodes an update¹, {} and {} episodes (2026-11-26) "
-        "| about 0 | {}; {} |",
+        "memory anew with each code: after {} episodes, 5 minutes, {} of {} updates with a reward (2026-11-27); never "
+        "anew: with 512 episodes an update¹, ten minutes, {} episodes (2026-11-26) | about 0 | {}; {} |",
         lambda: [
-            *(t.curve[-1][0] for t in forced_beside_goals()),
+            (anew := forced_beside_goals()[0]).curve[-1][0],
+            anew.metrics["num_updates_with_reward_lifetime"],
+            sum(anew.metrics[f"num_updates_{how}_lifetime"] for how in ("with_reward", "skipped")),
+            forced_beside_goals()[1].curve[-1][0],
             *(comparison.final_success(t) for t in forced_beside_goals()),
         ],
     ),
@@ -354,6 +357,26 @@ FIGURES = [
             page=CODES,
         )
         for memory, anew in (("anew with each of them", True), ("the whole past", False))
+    ),
+    Figure(
+        "| turned, 4,000 steps: 0 to 45 %, .05 from 90 % on | 1 (`gridworld_medium_windows`) "
+        "| {} | {}; {} | {}, {} | {} ({}); {} ({}) |",
+        lambda: [
+            card("gridworld_medium_windows")[name]
+            for name in (
+                "eval/action_nll_hard",
+                "switches_per_episode",
+                "switch_f1_legs",
+                "code_subgoal_accuracy",
+                "code_target_accuracy",
+                *(
+                    f"injected_success_by_colour{tasks}{slate}"
+                    for slate in ("", "_clean_slate")
+                    for tasks in ("", "_training_tasks")
+                ),
+            )
+        ],
+        page=CODES,
     ),
     Figure(
         "| anew at every switch | 0 (`gridworld`) | {} | {}; {} | {}, {} | {} ({}) |",
