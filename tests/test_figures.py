@@ -285,9 +285,9 @@ FIGURES = [
         "memory anew with each code: after {} episodes, 5 minutes, {} of {} updates with a reward (2026-11-27); never "
         "anew: with 512 episodes an update¹, ten minutes, {} episodes (2026-11-26) | about 0 | {}; {} |",
         lambda: [
-            (anew := forced_beside_goals()[0]).curve[-1][0],
-            anew.metrics["num_updates_with_reward_lifetime"],
-            sum(anew.metrics[f"num_updates_{how}_lifetime"] for how in ("with_reward", "skipped")),
+            forced_beside_goals()[0].curve[-1][0],
+            rewarded(forced_beside_goals()[0]),
+            len(forced_beside_goals()[0].curve),
             forced_beside_goals()[1].curve[-1][0],
             *(comparison.final_success(t) for t in forced_beside_goals()),
         ],
@@ -337,12 +337,14 @@ FIGURES = [
         ],
     ),
     Figure(
-        "after {} episodes, 512 an update¹, {} m {} s (2026-11-27). "
+        "after {} episodes, {} m {} s, {} of {} updates with a reward (2026-11-27). "
         "Its segments have F1 {} with pairs, its codes tell the pair in {} "
         "(chance {}), its causal switch never opens | about 0 | {} |",
         lambda: [
             (t := runs("gridworld_compile")[0]).curve[-1][0],
             *divmod(round(t.seconds), 60),
+            rewarded(t),
+            len(t.curve),
             *(
                 runs("gridworld_compile_discover")[0].metrics[name]
                 for name in ("switch_f1", "code_subgoal_accuracy", "code_subgoal_chance")
