@@ -282,13 +282,14 @@ FIGURES = [
         page=CODES,
     ),
     Figure(
-        "memory anew with each code: after {} episodes, 5 minutes, {} of {} updates with a reward (2026-11-27); never "
-        "anew: with 512 episodes an update¹, ten minutes, {} episodes (2026-11-26) | about 0 | {}; {} |",
+        "memory anew with each code: after {} episodes, 5 minutes, {} of {} updates with a reward; never anew: {}, "
+        "8 minutes, {} of {} (2026-11-27) | about 0 | {}; {} |",
         lambda: [
-            forced_beside_goals()[0].curve[-1][0],
-            rewarded(forced_beside_goals()[0]),
-            len(forced_beside_goals()[0].curve),
-            forced_beside_goals()[1].curve[-1][0],
+            *(
+                f(t)
+                for t in forced_beside_goals()
+                for f in (lambda t: t.curve[-1][0], rewarded, lambda t: len(t.curve))
+            ),
             *(comparison.final_success(t) for t in forced_beside_goals()),
         ],
     ),
