@@ -8,8 +8,8 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-import irl_ray.envs  # noqa: F401  registers the environments with Gymnasium
 import irl_ray.internal  # noqa: F401  and the internal one
+import irl_ray.worlds.pinpad  # noqa: F401  registers the environments with Gymnasium
 
 __version__ = "0.1.0"
 

@@ -67,6 +67,8 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
         return value
     if hint is float:
         raise UserError(f"{where}: expected a number, got {value!r}")
+    if origin is dict and not isinstance(value, Mapping):
+        raise UserError(f"{where}: expected a mapping, got {value!r}")
     if origin is tuple:
         if isinstance(value, str) or not isinstance(value, Sequence):
             raise UserError(f"{where}: expected a list, got {value!r}")
@@ -100,6 +102,21 @@ def check_share(config: Any, *names: str) -> None:
     for name in names:
         if not 0 <= getattr(config, name) <= 1:
             raise UserError(f"{name}: expected in [0, 1], got {getattr(config, name)}")
+
+
+def check_weights(config: Any, name: str, known: Sequence[str]) -> None:
+    """Refuses a mapping of a dataclass that is not one of `known` names to numbers of at least 0.
+
+    Raises:
+        UserError: naming the setting.
+    """
+    for key, value in getattr(config, name).items():
+        if key not in known:
+            told = f"Expected one of {', '.join(known)}" if known else "There are none here"
+            raise UserError(f"{name}.{key}: unknown.{did_you_mean(str(key), known)} {told}")
+        _convert(float, value, f"{name}.{key}")
+        if value < 0:
+            raise UserError(f"{name}.{key}: expected at least 0, got {value}")
 
 
 def check_above_zero(config: Any, *names: str) -> None:

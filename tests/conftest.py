@@ -6,13 +6,13 @@ import pytest
 import torch
 from hypothesis import settings
 
-from irl_ray.data.collect import walk
 from irl_ray.data.shards import write_manifest, write_shard
-from irl_ray.envs.worlds import ant_spec, gridworld_spec
 from irl_ray.models import weights
 from irl_ray.models.metacontroller import Metacontroller, MetacontrollerConfig
 from irl_ray.models.sequence_model import SequenceModelConfig
 from irl_ray.models.weights import Artefact, new_base
+from irl_ray.worlds.pinpad.collect import walk
+from irl_ray.worlds.pinpad.specs import AntSpec, GridworldSpec
 
 torch.set_num_threads(1)
 settings.register_profile("project", deadline=None, max_examples=25, derandomize=True)
@@ -21,7 +21,7 @@ settings.load_profile("project")
 
 @pytest.fixture(scope="session")
 def tiny_world():
-    return gridworld_spec({"preset": "tiny"})
+    return GridworldSpec.of({"preset": "tiny"})
 
 
 def make_agent(world, mixer="transformer", seed=0, **meta):
@@ -49,7 +49,7 @@ def tiny_weights(tiny_world, tmp_path_factory):
 def make_ant_agent(encoder="relative", seed=0, **meta):
     """An untrained agent of the small ant."""
     torch.manual_seed(seed)
-    world = ant_spec({"preset": "small"})
+    world = AntSpec.of({"preset": "small"})
     shape = {"mixer": "hawk", "width": 32, "layers": 2, "heads": 2, "mlp": 48, "encoder": encoder}
     base = new_base(SequenceModelConfig(**shape), world)
     small = {"code_size": 4, "memory_size": 8, "summary_size": 8, "rank": None, "initial_switch_bias": 0.0, **meta}

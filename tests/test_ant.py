@@ -14,12 +14,12 @@ from gymnasium.utils.env_checker import check_env
 from reference import ReferencePinpad
 
 import irl_ray  # noqa: F401
-from irl_ray.data.trajectories import ant_cells
-from irl_ray.envs import pinpad
-from irl_ray.envs.ant import AntPinpadEnv, AntPinpadVectorEnv
-from irl_ray.envs.guided import GuidedAntVectorEnv, guided_view, rename_legs, to_expert, to_world
-from irl_ray.envs.worlds import ANT_ID, GUIDED_ANT_ID, ant_spec
 from irl_ray.errors import UserError
+from irl_ray.worlds.pinpad import rules
+from irl_ray.worlds.pinpad.ant import AntPinpadEnv, AntPinpadVectorEnv
+from irl_ray.worlds.pinpad.guided import GuidedAntVectorEnv, guided_view, rename_legs, to_expert, to_world
+from irl_ray.worlds.pinpad.senses import ant_cells
+from irl_ray.worlds.pinpad.specs import ANT_ID, GUIDED_ANT_ID, AntSpec
 
 
 def ants(count, autoreset="disabled", **settings):
@@ -38,7 +38,7 @@ def test_passes_gymnasiums_checker(name):
 
 def test_the_papers_world():
     """Appendix A: 4x4, four colours, one wall, 500 steps, torques, random yaw, Table A2."""
-    world = ant_spec({"preset": "paper"})
+    world = AntSpec.of({"preset": "paper"})
     assert (world.grid_size, world.num_colours, world.num_walls, world.horizon) == (4, 4, 1, 500)
     assert (world.control, world.yaw, len(world.tasks)) == ("torque", "random", 16)
     transitions = {pair for task in world.tasks for pair in zip(task, task[1:])}
@@ -63,7 +63,7 @@ def test_rules_agree_with_the_slow_reference():
         for i, row in enumerate(env.entities)
     ]
     walls = env.entities[:, 4]
-    table, over = pinpad.next_cells(world.grid_size), np.zeros(6, bool)
+    table, over = rules.next_cells(world.grid_size), np.zeros(6, bool)
     for _ in range(25):
         moves = random.integers(4, size=6)
         cells = table[env.entities[:, -1], moves]
@@ -223,7 +223,7 @@ def test_turning_the_world_does_not_change_the_view_nor_the_walk(control):
         env.reset(seed=seed)
         for turns in (1, 2, 3):
             rotated(env, 0, turns, turns)
-        env.distances = pinpad.shortest_distances(env.entities, env.world)
+        env.distances = rules.shortest_distances(env.entities, env.world)
         view = env.observe()
         same = np.abs(view - view[0]).max(1) < 1e-5  # where paths tie, the first direction is taken
         for row in np.repeat(actions(seed, 8, 1, 0.3), 4, 1):
@@ -259,7 +259,7 @@ def test_guidance_rewards_the_way_and_punishes_failure():
 DRAW = """
 import sys
 import numpy as np
-from irl_ray.envs.ant import AntPinpadVectorEnv
+from irl_ray.worlds.pinpad.ant import AntPinpadVectorEnv
 try:
     env = AntPinpadVectorEnv(1, preset="small", render_mode="rgb_array")
     env.reset(seed=0)
@@ -288,7 +288,7 @@ def test_draws_with_mujoco_where_there_is_opengl():
 
 
 NO_SCREEN = """
-from irl_ray.envs.ant import AntPinpadVectorEnv
+from irl_ray.worlds.pinpad.ant import AntPinpadVectorEnv
 from irl_ray.errors import UserError
 for _ in range(2):
     env = AntPinpadVectorEnv(1, preset="tiny", render_mode="rgb_array")

@@ -13,11 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from irl_ray import load_agent
-from irl_ray.analysis.closed_loop import free_walk_gates
 from irl_ray.cli.irl_ray import main as irl_ray
 from irl_ray.cli.rllib import main as rllib
 from irl_ray.data.trajectories import Trajectories
-from irl_ray.envs.worlds import ANT_ID, ant_spec, vector_env
 from irl_ray.errors import UserError
 from irl_ray.internal.internal_env import InternalVectorEnv
 from irl_ray.internal.rollout import roll_out
@@ -27,8 +25,10 @@ from irl_ray.models.weights import fingerprint
 from irl_ray.phases.discover import Discover, discover_config
 from irl_ray.phases.hindsight import OutcomeTeacher, TeacherConfig
 from irl_ray.phases.pretrain import Pretrain, pretrain_config, pretraining_losses
+from irl_ray.worlds.pinpad.free_walks import free_walk_gates
+from irl_ray.worlds.pinpad.specs import ANT_ID, AntSpec
 
-WORLD = ant_spec({"preset": "small", "horizon": 12, "tasks": "post_a2"})
+WORLD = AntSpec.of({"preset": "small", "horizon": 12, "tasks": "post_a2"})
 
 
 # Action distributions
@@ -83,7 +83,7 @@ def demonstrations(folder):
 
 def test_rows_in_view_are_cells_relative_to_the_ant():
     """The table's rows are those of the true cells, whatever the ant's place in its own."""
-    env = vector_env(WORLD, 50)
+    env = WORLD.rows(50)
     observation, _ = env.reset(seed=0)
     rows = make_ant_agent().base.encoder.rows(torch.from_numpy(observation)).numpy()
     line, column = np.divmod(env.entities, 4)
@@ -118,7 +118,7 @@ def test_gymnasium_interface_of_the_internal_environment():
 
 
 def test_the_agent_acts_without_ray(ant_weights):
-    agent, env = load_agent(ant_weights, seed=1), vector_env(WORLD, 1)
+    agent, env = load_agent(ant_weights, seed=1), WORLD.rows(1)
     observation, _ = env.reset(seed=0)
     assert agent.act(observation[0]).shape == (8,)
     with pytest.raises(UserError, match="shape"):
@@ -129,13 +129,13 @@ def test_free_walks_list_visits_and_never_end_by_them():
     base = make_ant_agent().base
     steady = roll_out(base, replace(WORLD, horizon=5), 30, seed=0, free=True)
     assert (steady.legs == 0).all() and not steady.success.any() and len(steady.visits) == 30
-    env = vector_env(WORLD, 4)
+    env = WORLD.rows(4)
     env.free = True
     env.reset(seed=0)
     env.physics[:, 1:3] = env._centres[env.entities[:, 2]]  # all go to colour 2 at once
     *_, terminated, truncated, info = env.step(np.zeros((4, 8)))
     assert info["entered"].tolist() == [2] * 4 and not terminated.any() and not env.leg.any()
-    gates = free_walk_gates(base, ant_spec({"horizon": 3}), 8, 0)
+    gates = free_walk_gates(base, AntSpec.of({"horizon": 3}), 8, 0)
     assert gates["free_walk/random_successor"] == pytest.approx(8 / 12)
     assert gates["free_walk/random_task"] == pytest.approx(16 / 36)
 
@@ -149,7 +149,7 @@ def test_pretraining_learns_and_gates_come_in_their_order(ant_data):
     config["world"] |= {"horizon": 200}
     phase = Pretrain(pretrain_config(config))
     batch = demonstrations(ant_data).sample(30, torch.Generator().manual_seed(0))
-    before = float(pretraining_losses(phase.base, batch)[0] / batch.mask.sum())
+    before = float(pretraining_losses(phase.base, batch)["action"] / batch.mask.sum())
     while not phase.finished:
         phase.step()
     gates = phase.gates()

@@ -20,8 +20,9 @@ from safetensors.torch import load_file, save_file
 from irl_ray.cli.irl_ray import main as irl_ray
 from irl_ray.cli.rllib import main as rllib
 from irl_ray.data.shards import Demonstration, write_manifest, write_shard
-from irl_ray.envs.worlds import NUM_JOINTS, ant_observation_size, ant_spec
 from irl_ray.models import weights
+from irl_ray.worlds.pinpad.senses import NUM_JOINTS
+from irl_ray.worlds.pinpad.specs import AntSpec
 
 GRID = "irl_ray/GridPinpad-v0"
 INTERNAL = {"run": "InternalRL", "env": GRID, "config": {"metacontroller": "WEIGHTS", "env_config": {"preset": "tiny"}}}
@@ -463,8 +464,8 @@ def ant_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def write_data(folder: Path) -> None:
     """Forty made-up walks of the small ant."""
-    world, random = ant_spec({"preset": "small"}), np.random.default_rng(0)
-    wide, deep = ant_observation_size(world), NUM_JOINTS
+    world, random = AntSpec.of({"preset": "small"}), np.random.default_rng(0)
+    wide, deep = world.observation_size, NUM_JOINTS
     walks = [
         Demonstration(i, random.normal(size=(6, wide)), random.normal(size=(5, deep)), 0, np.zeros(5), np.zeros(5))
         for i in range(40)

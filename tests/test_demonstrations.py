@@ -11,13 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from reference import MOVES, ReferencePinpad, path_length
 
-from irl_ray.data.floors import action_floors, next_colour_priors
-from irl_ray.data.gridworld import GridworldExpert
 from irl_ray.data.trajectories import random_starts
-from irl_ray.envs.pinpad import PinpadSpec
 from irl_ray.errors import UserError
+from irl_ray.worlds.pinpad.floors import action_floors, next_colour_priors
+from irl_ray.worlds.pinpad.specs import GridworldSpec
+from irl_ray.worlds.pinpad.stream import GridworldExpert
 
-SPEC = PinpadSpec(5, 6, 1, 60, "three_pairs")
+SPEC = GridworldSpec(5, 6, 1, 60, "three_pairs")
 
 
 def replay(spec, batch, i):
@@ -126,7 +126,6 @@ def test_pieces_of_walks_are_the_walks(seed, often):
                 assert getattr(pieces, name)[number, :kept].equal(getattr(batch, name)[i, begin:end])
             assert pieces.observation[number, : kept + 1].equal(batch.observation[i, begin : end + 1])
             assert pieces.task[number] == batch.task[i]
-            assert pieces.distances[:, :, number].equal(batch.distances[:, :, i])
             number += 1
     assert number == len(pieces)
 
@@ -159,7 +158,7 @@ def test_groups_by_length_are_the_same_set():
 
 
 def test_floors_are_ordered_and_close_to_the_paper_worlds():
-    expert = GridworldExpert(PinpadSpec(7, 8, 4, 100, "table_a1"))
+    expert = GridworldExpert(GridworldSpec(7, 8, 4, 100, "table_a1"))
     floors = action_floors(expert, expert.sample(1500, torch.Generator().manual_seed(3)))
     assert floors["oracle"] < floors["bayes"] < floors["colour_blind"]
     assert floors["oracle"] == pytest.approx(0.17, abs=0.01)
@@ -167,14 +166,14 @@ def test_floors_are_ordered_and_close_to_the_paper_worlds():
 
 
 def test_floor_of_a_single_task_is_the_oracle():
-    expert = GridworldExpert(PinpadSpec(5, 4, 0, 60, [[0, 1, 2, 3]]))
+    expert = GridworldExpert(GridworldSpec(5, 4, 0, 60, [[0, 1, 2, 3]]))
     floors = action_floors(expert, expert.sample(300, torch.Generator().manual_seed(4)))
     assert floors["bayes"] == pytest.approx(floors["oracle"], abs=1e-6)
     assert floors["colour_blind"] > floors["bayes"] + 0.1
 
 
 def test_colour_blind_prior_knows_repetitions_only():
-    priors = next_colour_priors(PinpadSpec(5, 4, 0, 60, [[0, 1, 0, 1], [2, 3, 2, 3]]))["colour_blind"]
+    priors = next_colour_priors(GridworldSpec(5, 4, 0, 60, [[0, 1, 0, 1], [2, 3, 2, 3]]))["colour_blind"]
     np.testing.assert_allclose(priors[0, 0], 0.25)
     np.testing.assert_allclose(priors[0, 1], [0, 1 / 3, 1 / 3, 1 / 3])
     np.testing.assert_allclose(priors[1, 2], [0, 0, 1, 0])

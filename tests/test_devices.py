@@ -10,11 +10,12 @@ import torch
 from other_device import OtherDevice, OtherGenerator
 
 from irl_ray import load_agent
-from irl_ray.envs.worlds import ANT_ID, ANTS
 from irl_ray.phases.compile import CompILE, compile_config
 from irl_ray.phases.discover import Discover, discover_config
 from irl_ray.phases.pretrain import Pretrain, pretrain_config
 from irl_ray.phases.training import Phase
+from irl_ray.worlds.pinpad.presets import ANTS
+from irl_ray.worlds.pinpad.specs import ANT_ID
 
 
 @pytest.fixture
@@ -81,7 +82,7 @@ def test_pretraining_keeps_to_its_device(elsewhere: OtherDevice, tmp_path: Path)
 
 
 def test_pretraining_the_ant_keeps_to_its_device(elsewhere: OtherDevice, ant_data: Path, tmp_path: Path):
-    further = {"cell_weight": 1.0, "entry_batch_size": 8, "batch_size": 8}
+    further = {"term_weights": {"cell": 1.0}, "entry_batch_size": 8, "batch_size": 8}
     config = {
         **TINY,
         **further,

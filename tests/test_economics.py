@@ -11,16 +11,15 @@ import torch
 
 import irl_ray as irl_ray_package
 from irl_ray.analysis.curves import figure_module
-from irl_ray.analysis.economics import Worth, _priors, code_economics, draw
 from irl_ray.cli.irl_ray import main as irl_ray
-from irl_ray.data.floors import action_floors
-from irl_ray.data.gridworld import GridworldExpert
 from irl_ray.data.trajectories import random_starts
-from irl_ray.envs.pinpad import PinpadSpec
-from irl_ray.envs.worlds import gridworld_spec
 from irl_ray.models import weights
+from irl_ray.worlds.pinpad.economics import Worth, _priors, code_economics, draw
+from irl_ray.worlds.pinpad.floors import action_floors
+from irl_ray.worlds.pinpad.specs import GridworldSpec
+from irl_ray.worlds.pinpad.stream import GridworldExpert
 
-SMALL = gridworld_spec({"preset": "small"})
+SMALL = GridworldSpec.of({"preset": "small"})
 
 
 def demonstrations(world, ties, count=512):
@@ -97,7 +96,7 @@ def test_the_page_tells_what_the_command_says():
 
 def test_priors_by_hand():
     """Tasks 0-1-2-3 and 2-3-0-1: who saw the start knows all from the first visit on, others what may follow it."""
-    world = PinpadSpec(4, 4, 0, 30, ((0, 1, 2, 3), (2, 3, 0, 1)))
+    world = GridworldSpec(4, 4, 0, 30, ((0, 1, 2, 3), (2, 3, 0, 1)))
     priors = _priors(world)
     assert priors[0, 0, 0].tolist() == [0.5, 0, 0.5, 0]
     assert priors[0, 1, 0].tolist() == [0, 1, 0, 0]
@@ -107,7 +106,7 @@ def test_priors_by_hand():
 
 
 def test_nothing_is_left_where_all_is_known():
-    expert, batch = demonstrations(PinpadSpec(4, 4, 0, 30, "post_two_pairs"), "rule", 64)
+    expert, batch = demonstrations(GridworldSpec(4, 4, 0, 30, "post_two_pairs"), "rule", 64)
     assert code_economics(expert, batch)["no code"].left == pytest.approx(0, abs=1e-4)
 
 

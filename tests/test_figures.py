@@ -23,10 +23,10 @@ from irl_ray.analysis import comparison
 from irl_ray.analysis.results import TrialResult, read
 from irl_ray.analysis.statistics import episodes_to_half, smoothed, success_after
 from irl_ray.cli.rllib import main
-from irl_ray.data.floors import action_floors
-from irl_ray.data.gridworld import GridworldExpert
-from irl_ray.envs.worlds import gridworld_spec
 from irl_ray.models import weights
+from irl_ray.worlds.pinpad.floors import action_floors
+from irl_ray.worlds.pinpad.specs import GridworldSpec
+from irl_ray.worlds.pinpad.stream import GridworldExpert
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "irl_ray" / "docs"
@@ -200,7 +200,7 @@ def injection(name: str) -> list[float]:
 
 def floors(batches: int = 5, size: int = 4000) -> list[float]:
     """Action NLL of the ideal observers of the small world: oracle, Bayes, colour-blind."""
-    expert, random = GridworldExpert(gridworld_spec({"preset": "small"})), torch.Generator().manual_seed(0)
+    expert, random = GridworldExpert(GridworldSpec.of({"preset": "small"})), torch.Generator().manual_seed(0)
     total, steps = np.zeros(3), 0
     for _ in range(batches):
         batch = expert.sample(size, random)

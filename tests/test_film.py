@@ -8,9 +8,9 @@ from PIL import Image
 
 from irl_ray.cli import film
 from irl_ray.cli.rllib import main
-from irl_ray.envs.ant import AntPinpadVectorEnv
-from irl_ray.envs.gridworld import GridPinpadVectorEnv
 from irl_ray.errors import UserError
+from irl_ray.worlds.pinpad.ant import AntPinpadVectorEnv
+from irl_ray.worlds.pinpad.gridworld import GridPinpadVectorEnv
 
 UP, DOWN = 0, 2
 

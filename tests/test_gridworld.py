@@ -11,10 +11,11 @@ from hypothesis import strategies as st
 from reference import ReferencePinpad, path_length
 
 import irl_ray  # noqa: F401
-from irl_ray.envs import pinpad
-from irl_ray.envs.gridworld import GridPinpadEnv, GridPinpadVectorEnv
-from irl_ray.envs.pinpad import PinpadSpec, chained_tasks
 from irl_ray.errors import UserError
+from irl_ray.worlds.pinpad import rules
+from irl_ray.worlds.pinpad.gridworld import GridPinpadEnv, GridPinpadVectorEnv
+from irl_ray.worlds.pinpad.rules import chained_tasks
+from irl_ray.worlds.pinpad.specs import GridworldSpec
 
 worlds = st.fixed_dictionaries(
     {
@@ -65,7 +66,7 @@ def test_rules_agree_with_the_slow_reference(world, seed):
 def test_layouts_are_solvable_and_distances_exact(world, seed):
     env = GridPinpadVectorEnv(3, observation="cells", **world)
     observation, _ = env.reset(seed=seed)
-    distances = pinpad.shortest_distances(env.entities, env.world)
+    distances = rules.shortest_distances(env.entities, env.world)
     colours = env.world.num_colours
     for i, row in enumerate(observation):
         assert len(set(row.tolist())) == len(row)
@@ -189,13 +190,13 @@ def test_unsolvable_worlds_are_refused():
 
 
 def test_task_tables():
-    paper = PinpadSpec(7, 8, 4, 100, "table_a1")
+    paper = GridworldSpec(7, 8, 4, 100, "table_a1")
     assert len(paper.tasks) == 16 and paper.num_subgoals == 4
     successors = {(s[i], s[i + 1]) for s in map(paper.task_subgoals, paper.tasks) for i in range(len(s) - 1)}
-    post = paper.task_subgoals(pinpad.TASKS["post_a1"][0])
+    post = paper.task_subgoals(rules.TASKS["post_a1"][0])
     assert not successors & set(zip(post, post[1:]))
-    small = PinpadSpec(5, 6, 1, 60, "three_pairs")
+    small = GridworldSpec(5, 6, 1, 60, "three_pairs")
     seen = {(s[i], s[i + 1]) for s in map(small.task_subgoals, small.tasks) for i in range(len(s) - 1)}
-    unseen = small.task_subgoals(pinpad.TASKS["post_three_pairs"][0])
+    unseen = small.task_subgoals(rules.TASKS["post_three_pairs"][0])
     assert not seen & set(zip(unseen, unseen[1:]))
     assert len(chained_tasks(3, 2, [])) == 9

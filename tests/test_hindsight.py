@@ -6,13 +6,13 @@ import pytest
 import torch
 
 from irl_ray.analysis.codes import subgoal_starts
-from irl_ray.data.gridworld import GridworldExpert
 from irl_ray.errors import UserError
 from irl_ray.models import weights
 from irl_ray.models.weights import fingerprint
 from irl_ray.phases import hindsight
 from irl_ray.phases.discover import Discover, discover_config
 from irl_ray.phases.hindsight import OutcomeTeacher, TeacherConfig, jump_weights, spread_codes
+from irl_ray.worlds.pinpad.stream import GridworldExpert
 
 CONFIG = TeacherConfig(trajectories=400)
 

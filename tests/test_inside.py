@@ -11,13 +11,20 @@ import torch
 from conftest import make_agent
 
 from irl_ray.analysis.codes import random_code_gates, random_code_reach
-from irl_ray.analysis.injection import Walks, codes_of_one_subgoal, free_walks, injection, last_subgoal, next_colour
 from irl_ray.analysis.probe import read_subgoals, steps_since_start
 from irl_ray.analysis.variance import first_is, gradient_statistics, variance_by_steps
 from irl_ray.cli.irl_ray import main
-from irl_ray.data.gridworld import GridworldExpert
-from irl_ray.envs.worlds import gridworld_spec
 from irl_ray.internal.rollout import RolloutSummary
+from irl_ray.worlds.pinpad.injection import (
+    Walks,
+    codes_of_one_subgoal,
+    free_walks,
+    injection,
+    last_subgoal,
+    next_colour,
+)
+from irl_ray.worlds.pinpad.specs import GridworldSpec
+from irl_ray.worlds.pinpad.stream import GridworldExpert
 
 
 def test_a_subgoal_planted_at_layer_2_is_read_there_and_nowhere_else(tiny_world):
@@ -185,7 +192,7 @@ def test_mistakes_cost_one_line(tiny_weights, tmp_path, capsys):
 def test_a_world_without_a_preset_needs_its_tasks(tmp_path, capsys):
     from irl_ray.models import weights
 
-    world = gridworld_spec({"grid_size": 3, "num_colours": 2, "num_walls": 0, "horizon": 8, "tasks": [[0, 1]]})
+    world = GridworldSpec.of({"grid_size": 3, "num_colours": 2, "num_walls": 0, "horizon": 8, "tasks": [[0, 1]]})
     folder = weights.save(make_agent(world), tmp_path / "w")
     assert main(["control", str(folder), "--episodes", "16", "--steps", "1"]) == 2
     assert "--tasks" in capsys.readouterr().err

@@ -14,8 +14,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from irl_ray import load_agent
-from irl_ray.envs.gridworld import GridPinpadVectorEnv
-from irl_ray.envs.worlds import gridworld_spec, vector_env
 from irl_ray.errors import UserError
 from irl_ray.internal.agent import Agent
 from irl_ray.internal.internal_env import InternalVectorEnv
@@ -24,8 +22,10 @@ from irl_ray.internal.sampler import Episodes, sample_code_episodes, sample_raw_
 from irl_ray.models.actions import CategoricalActions
 from irl_ray.models.code_policy import CodePolicy, CodePolicyConfig
 from irl_ray.models.weights import fingerprint
+from irl_ray.worlds.pinpad.gridworld import GridPinpadVectorEnv
+from irl_ray.worlds.pinpad.specs import GridworldSpec
 
-WORLD = gridworld_spec({"preset": "tiny", "tasks": "post_two_pairs"})
+WORLD = GridworldSpec.of({"preset": "tiny", "tasks": "post_two_pairs"})
 sample_actions = CategoricalActions(4).sample
 
 
@@ -43,7 +43,7 @@ def by_hand(agent, seed, codes, threshold=0.5, temperature=1.0, clean_slate=Fals
     perceived before it stays in the switch's memory.
     """
     base, meta = agent.base, agent.metacontroller
-    raw = vector_env(WORLD, 1)
+    raw = WORLD.rows(1)
     observation, _ = raw.reset(seed=[seed])
     uniforms = np.random.default_rng([seed, 1]).random(raw.world.horizon + 1)
     seen, perceived, controlled, observed_at_switch, code, over, used = [], [], [], [], None, False, 0
@@ -248,7 +248,7 @@ def test_sampling_leaves_the_frozen_parts_alone(tiny_agent):
 
 def test_foreign_worlds_are_refused(tiny_agent):
     with pytest.raises(UserError, match="grid_size"):
-        InternalVectorEnv(tiny_agent, gridworld_spec({}), 1)
+        InternalVectorEnv(tiny_agent, GridworldSpec.of({}), 1)
 
 
 def test_actions_follow_the_distribution():

@@ -10,20 +10,19 @@ from conftest import make_agent
 from hypothesis import given
 from hypothesis import strategies as st
 
-from irl_ray.envs.pinpad import PinpadSpec
-from irl_ray.envs.worlds import gridworld_spec
 from irl_ray.errors import UserError
 from irl_ray.models.code_policy import CodePolicy, CodePolicyConfig
-from irl_ray.models.encoders import ENCODERS, AbsoluteEncoder
 from irl_ray.models.hawk import linear_scan, parallel_scan
 from irl_ray.models.metacontroller import ControllerDecoder, Proposal
 from irl_ray.models.sequence_model import SequenceModelConfig
 from irl_ray.models.state import reset_rows
 from irl_ray.models.transformer import CausalSelfAttention, position_buckets
 from irl_ray.models.weights import new_base
+from irl_ray.worlds.pinpad.encoders import ENCODERS, AbsoluteEncoder
+from irl_ray.worlds.pinpad.specs import GridworldSpec
 
 TOLERANCE = {"atol": 1e-5, "rtol": 1e-4}
-WORLD = gridworld_spec({"preset": "tiny"})
+WORLD = GridworldSpec.of({"preset": "tiny"})
 
 
 def observations(batch, steps, seed=0):
@@ -80,7 +79,7 @@ def test_halves_compose_at_every_layer(mixer):
 
 
 def test_absolute_encoder_is_the_linear_map_of_one_hots():
-    encoder = AbsoluteEncoder(PinpadSpec(4, 2, 0, 9, ((0, 1),)), 8, 0.3)
+    encoder = AbsoluteEncoder(GridworldSpec(4, 2, 0, 9, ((0, 1),)), 8, 0.3)
     cells = torch.randint(16, (5, 7, 3))
     onehot = torch.nn.functional.one_hot(cells, 16).float().flatten(-2)
     torch.testing.assert_close(encoder(cells), onehot @ encoder.table.weight + encoder.bias, **TOLERANCE)

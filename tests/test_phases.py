@@ -9,18 +9,20 @@ import pytest
 import torch
 from conftest import make_agent
 
-from irl_ray.analysis.codes import codes_of, switch_alignment, target_cells
+from irl_ray.analysis.codes import codes_of, switch_alignment
 from irl_ray.analysis.control import SubgoalControllers
 from irl_ray.analysis.probe import probe_accuracy
-from irl_ray.data.gridworld import GridworldExpert
 from irl_ray.data.trajectories import random_starts
 from irl_ray.errors import UserError
 from irl_ray.models import weights
 from irl_ray.models.weights import fingerprint
 from irl_ray.phases.discover import Discover, discover_config
-from irl_ray.phases.pretrain import STATIC_EVERY, Pretrain, pretrain_config, pretraining_losses
+from irl_ray.phases.pretrain import Pretrain, pretrain_config, pretraining_losses
 from irl_ray.phases.training import OptimizerConfig
 from irl_ray.seeding import torch_seed
+from irl_ray.worlds.pinpad.stream import GridworldExpert
+from irl_ray.worlds.pinpad.terms import STATIC_EVERY
+from irl_ray.worlds.pinpad.walks import target_cells
 
 TEACHER = {"trajectories": 128, "weigh_after": 7, "min_contrast": 1.0, "fill_prior": True}
 
@@ -33,7 +35,7 @@ def test_pretraining_learns_what_the_visits_tell():
     """Better than any policy that ignores the observation, and than the untrained model."""
     phase = Pretrain(pretrain_config({"preset": "tiny", "steps": 300, "control_steps": 0}))
     batch = phase.demonstrations.sample(200, torch.Generator().manual_seed(5))
-    before = float(pretraining_losses(phase.base, batch)[0] / batch.mask.sum())
+    before = float(pretraining_losses(phase.base, batch)["action"] / batch.mask.sum())
     while not phase.finished:
         phase.step()
     gates = phase.gates()
@@ -81,7 +83,8 @@ def test_pretraining_on_windows_is_pretraining_on_the_rest_of_the_walks(tiny_wei
     )
     cut.base.zero_grad()
     losses = pretraining_losses(cut.base, rest)
-    total = losses[0] + cut.config.observation_weight * losses[1] + cut.config.static_weight * losses[2]
+    further = cut.config.term_weights["static"] * losses["static"]
+    total = losses["action"] + cut.config.observation_weight * losses["observation"] + further
     (total / rest.mask.sum()).backward()
     expected = torch.cat([p.grad.flatten() for p in cut.base.parameters() if p.grad is not None])
     torch.testing.assert_close(windows, expected, atol=1e-5, rtol=1e-3)
@@ -114,13 +117,13 @@ def test_pretraining_losses_are_those_of_a_plain_loop(tiny_weights, tiny_world):
         for t in range(length):
             at = hidden[row, t]
             sums[0] -= base.action_head(at).log_softmax(-1)[batch.action[row, t]]
-            sums[1] -= base.agent_logits(at).log_softmax(-1)[batch.observation[row, t + 1, -1]]
+            sums[1] -= base.agent_head(at).log_softmax(-1)[batch.observation[row, t + 1, -1]]
             if t % STATIC_EVERY == 0:
-                static = base.static_logits(at).log_softmax(-1)
+                static = base.static_head(at).unflatten(-1, (-1, tiny_world.num_cells)).log_softmax(-1)
                 cells = batch.observation[row, t, :-1]
                 sums[2] -= STATIC_EVERY * static[torch.arange(len(cells)), cells].mean()
     assert len(set(batch.mask.sum(1).tolist())) > 1
-    torch.testing.assert_close(torch.stack(found), sums, atol=1e-3, rtol=1e-4)
+    torch.testing.assert_close(torch.stack([*found.values()]), sums, atol=1e-3, rtol=1e-4)
 
 
 @pytest.mark.parametrize("layer", [0, 1])
@@ -329,7 +332,7 @@ def test_discovery_codes_help_the_base_model_against_no_codes(tiny_weights):
     """With α = 0 the codes carry the actions: NLL falls below that of the base model alone."""
     phase = discover(tiny_weights, alpha=0.0, steps=150)
     batch = phase.demonstrations.sample(100, torch.Generator().manual_seed(1))
-    alone = float(pretraining_losses(phase.agent.base, batch)[0] / batch.mask.sum())
+    alone = float(pretraining_losses(phase.agent.base, batch)["action"] / batch.mask.sum())
     while not phase.finished:
         metrics = phase.step()
     assert metrics["action_nll"] < alone - 0.1

@@ -23,8 +23,8 @@ from irl_ray.analysis.statistics import (
     success_after,
 )
 from irl_ray.cli.irl_ray import main
-from irl_ray.data.gridworld import GridworldExpert
 from irl_ray.errors import UserError
+from irl_ray.worlds.pinpad.stream import GridworldExpert
 
 
 def test_interquartile_mean_by_hand():

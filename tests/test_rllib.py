@@ -13,7 +13,6 @@ import torch
 from conftest import make_agent
 
 from irl_ray import InternalRLConfig, RawRLConfig, load_agent
-from irl_ray.envs.worlds import gridworld_spec
 from irl_ray.errors import UserError
 from irl_ray.internal.sampler import sample_code_episodes
 from irl_ray.models import weights
@@ -21,6 +20,7 @@ from irl_ray.models.weights import fingerprint
 from irl_ray.rllib.algorithms import NoRunnerError
 from irl_ray.rllib.env_runner import episode_seed
 from irl_ray.rllib.episodes import episode_advantages, to_batch
+from irl_ray.worlds.pinpad.specs import GridworldSpec
 
 WORLD = {"preset": "tiny", "tasks": [[0, 1]]}  # which an untrained agent does now and then, so that there is learning
 
@@ -389,7 +389,7 @@ def test_only_the_policy_learns_and_a_restored_run_goes_on(tiny_weights, tmp_pat
 def test_raw_rl_learns_against_its_own_start(tmp_path):
     """Two colours on 3x3: the untrained base finds them by chance, RL finds them more often."""
     world = {"grid_size": 3, "num_colours": 2, "num_walls": 0, "horizon": 8, "tasks": [[0, 1]]}
-    folder = weights.save(make_agent(gridworld_spec(world)), tmp_path / "base")
+    folder = weights.save(make_agent(GridworldSpec.of(world)), tmp_path / "base")
     algorithm = (
         RawRLConfig()
         .environment("irl_ray/GridPinpad-v0", env_config=world)
@@ -405,7 +405,7 @@ def test_raw_rl_learns_against_its_own_start(tmp_path):
 
 def planted_agent(world):
     """Its code's four dimensions are the logits of the four actions; a code lasts one step."""
-    agent = make_agent(gridworld_spec(world), rank=None, decoder_hidden=8, forced_switch=True)
+    agent = make_agent(GridworldSpec.of(world), rank=None, decoder_hidden=8, forced_switch=True)
     base, decoder = agent.base, agent.metacontroller.decoder
     base.encoder.table.weight[:, :4] = 0
     base.encoder.table.weight[:, 4] = 1 / base.world.num_entities  # a constant for the controller to read

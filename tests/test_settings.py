@@ -14,7 +14,6 @@ from irl_ray import InternalRLConfig, RawRLConfig
 from irl_ray.cli import experiment
 from irl_ray.config import without_numpy
 from irl_ray.data.shards import write_manifest
-from irl_ray.envs.worlds import ant_spec
 from irl_ray.errors import UserError
 from irl_ray.models.metacontroller import MetacontrollerConfig
 from irl_ray.phases.compile import compile_config
@@ -22,6 +21,7 @@ from irl_ray.phases.discover import discover_config
 from irl_ray.phases.hindsight import TeacherConfig
 from irl_ray.phases.pretrain import Pretrain, pretrain_config
 from irl_ray.phases.training import OptimizerConfig, check_usable
+from irl_ray.worlds.pinpad.specs import AntSpec
 
 WHOLE = ["num_env_runners", "num_envs_per_env_runner", "num_learners", "num_epochs", "train_batch_episodes",
          "torch_threads", "evaluation_interval", "evaluation_num_env_runners", "evaluation_duration",
@@ -99,7 +99,7 @@ PHASES = {
 @pytest.mark.parametrize("value", [math.nan, math.inf, -1.0, "much", [0.1]])
 @pytest.mark.parametrize(
     "phase, path",
-    [("pretrain", "noise"), ("pretrain", "observation_weight"), ("pretrain", "cell_weight"),
+    [("pretrain", "noise"), ("pretrain", "observation_weight"), ("pretrain", "entry_weight"),
      ("pretrain", "action_temperature"), ("pretrain", "optimizer.learning_rate"), ("pretrain", "model.init_scale"),
      ("discover", "alpha"), ("discover", "alpha_ramp"), ("discover", "switch_threshold"),
      ("discover", "teacher.code_noise"), ("discover", "teacher.hold"), ("discover", "metacontroller.controller_scale"),
@@ -183,7 +183,7 @@ def test_missing_demonstrations_name_the_command_that_makes_them(tmp_path: Path,
 
 
 def test_demonstrations_of_another_world_are_refused(tmp_path: Path, ant_weights: Path):
-    write_manifest(tmp_path, ant_spec({"preset": "paper"}), [], {})
+    write_manifest(tmp_path, AntSpec.of({"preset": "paper"}), [], {})
     for run, config in (
         ("Pretrain", {"env": "irl_ray/AntPinpad-v0", "preset": "small", "data": str(tmp_path)}),
         ("Discover", {"env": "irl_ray/AntPinpad-v0", "base": str(ant_weights), "data": str(tmp_path)}),

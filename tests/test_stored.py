@@ -10,16 +10,16 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from irl_ray.analysis.codes import target_cells
 from irl_ray.analysis.probe import late_steps
 from irl_ray.cli import irl_ray as cli
 from irl_ray.data import shards
-from irl_ray.data.collect import walk
 from irl_ray.data.shards import StoredDemonstrations
-from irl_ray.envs.ant import AntPinpadVectorEnv
-from irl_ray.envs.worlds import ANT_ID
 from irl_ray.errors import UserError
 from irl_ray.models import weights
+from irl_ray.worlds.pinpad.ant import AntPinpadVectorEnv
+from irl_ray.worlds.pinpad.collect import walk
+from irl_ray.worlds.pinpad.specs import ANT_ID
+from irl_ray.worlds.pinpad.walks import agent_cells, at_entries, directions, target_cells
 
 
 @pytest.fixture(scope="module")
@@ -155,8 +155,8 @@ def test_batches_hold_whole_trajectories(stored):
         np.testing.assert_array_equal(batch.action[row, :steps].numpy().ravel(), np.float32(one["action"]))
         assert batch.subgoal[row, :steps].tolist() == one["subgoal"] and (batch.subgoal[row, steps:] == -1).all()
         # The last step leads into the cell of the task's last colour.
-        assert int(target_cells(batch)[row, steps - 1]) == int(batch.agent_cells()[row, steps])
-    assert set(batch.directions()[batch.mask].tolist()) <= {0, 1, 2, 3}
+        assert int(target_cells(batch)[row, steps - 1]) == int(agent_cells(batch)[row, steps])
+    assert set(directions(batch)[batch.mask].tolist()) <= {0, 1, 2, 3}
     assert 0 < float(late_steps(batch)[batch.mask].float().mean()) < 1
 
 
@@ -250,8 +250,8 @@ def test_walks_seen_at_entries_keep_their_way(stored):
     """Every step leads into another cell, the last one into the last colour's; the labels stay in place."""
     data = StoredDemonstrations(stored, truth=True)
     batch = data.take(torch.arange(len(data)))
-    short = batch.at_entries()
-    cells, full = short.agent_cells(), batch.agent_cells()
+    short = at_entries(batch)
+    cells, full = agent_cells(short), agent_cells(batch)
     assert (cells[:, 1:] != cells[:, :-1])[short.mask].all()
     for row in range(len(batch)):
         steps, whole = int(short.mask[row].sum()), int(batch.mask[row].sum())
@@ -266,13 +266,13 @@ def test_walks_seen_at_entries_keep_their_way(stored):
 
 def test_floors_at_arrivals_are_ordered(stored):
     """Who knows the goal is hardly surprised; who ignores the identity of colours most of all."""
-    from irl_ray.data.floors import ant_entities, arrival_floors
+    from irl_ray.worlds.pinpad.floors import ant_entities, arrival_floors
 
     data = StoredDemonstrations(stored, truth=True)
     batch = data.take(torch.arange(len(data)))
     floors = arrival_floors(batch)
     assert floors["oracle"] < 0.1 < floors["bayes"] < floors["colour_blind"]
-    entities, cells = ant_entities(batch), batch.agent_cells()
+    entities, cells = ant_entities(batch), agent_cells(batch)
     tasks = np.array(data.world.tasks)
     for row in range(len(batch)):  # the walk ends on the last colour of its task
         last = int(batch.mask[row].sum())

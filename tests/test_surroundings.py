@@ -93,14 +93,13 @@ import torch
 torch.set_default_dtype(torch.float64)
 from irl_ray import load_agent
 from irl_ray.cli.rllib import main
-from irl_ray.envs.worlds import vector_env
 from irl_ray.internal.internal_env import InternalVectorEnv
 from irl_ray.models import weights
 from irl_ray.models.code_policy import CodePolicy, CodePolicyConfig
 
 for name in ("ant", "gridworld"):
     agent = load_agent(name)
-    env = vector_env(agent.artefact.world, 1)
+    env = agent.artefact.world.rows(1)
     observation, _ = env.reset(seed=0)
     assert env.action_space.contains(np.clip([agent.act(observation[0])], -1, 3).astype(env.action_space.dtype))
     artefact = weights.load(name)

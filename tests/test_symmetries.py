@@ -5,21 +5,22 @@ import pytest
 import torch
 
 from irl_ray.data.sources import open_demonstrations
-from irl_ray.data.trajectories import ant_cells
-from irl_ray.envs.pinpad import next_cells
-from irl_ray.envs.symmetries import NUM_SYMMETRIES, turned, turned_joints
-from irl_ray.envs.worlds import ANT_ID, gridworld_spec, vector_env, world_spec
+from irl_ray.worlds.pinpad.rules import next_cells
+from irl_ray.worlds.pinpad.senses import ant_cells
+from irl_ray.worlds.pinpad.specs import AntSpec, GridworldSpec
+from irl_ray.worlds.pinpad.symmetries import NUM_SYMMETRIES, turned, turned_joints
+from irl_ray.worlds.pinpad.walks import target as target_of
 
 ALL = torch.arange(NUM_SYMMETRIES)
 
 
 def test_the_expert_of_a_turned_gridworld_goes_the_turned_way():
-    world = gridworld_spec({"preset": "small"})
+    world = GridworldSpec.of({"preset": "small"})
     walks = open_demonstrations(world, None, truth=True).sample(64, torch.Generator().manual_seed(0))
     table = torch.as_tensor(next_cells(world.grid_size))
     for symmetry in ALL:
         seen = turned(world, walks.observation, symmetry.expand(64))
-        target = walks.target()[..., None].clamp(min=0)
+        target = target_of(walks)[..., None].clamp(min=0)
         met, met_turned = (
             (x[:, 1:, -1:] == x[:, 1:].gather(-1, target))[walks.mask] for x in (walks.observation, seen)
         )
@@ -30,7 +31,7 @@ def test_the_expert_of_a_turned_gridworld_goes_the_turned_way():
 
 
 def test_the_symmetries_are_eight_and_a_group():
-    world = gridworld_spec({"preset": "small"})
+    world = GridworldSpec.of({"preset": "small"})
     cells = torch.arange(world.num_cells).reshape(1, 1, -1).expand(NUM_SYMMETRIES, 1, -1)
     seen = turned(world, cells, ALL)[:, 0]
     assert torch.equal(seen[0], torch.arange(world.num_cells))
@@ -44,8 +45,8 @@ def test_the_symmetries_are_eight_and_a_group():
 
 @pytest.mark.parametrize("control", ["torque", "position"])
 def test_a_turned_ant_that_acts_turned_walks_the_turned_walk(control):
-    world = world_spec(ANT_ID, {"preset": "small", "control": control, "horizon": 500})
-    env, waiting = vector_env(world, NUM_SYMMETRIES), np.zeros(NUM_SYMMETRIES, bool)
+    world = AntSpec.of({"preset": "small", "control": control, "horizon": 500})
+    env, waiting = world.rows(NUM_SYMMETRIES), np.zeros(NUM_SYMMETRIES, bool)
     env.reset(seed=0)
     observed = torch.as_tensor(env.observe())[:1, None].expand(NUM_SYMMETRIES, -1, -1)
     seen = turned(world, observed, ALL)[:, 0].numpy()
@@ -53,7 +54,7 @@ def test_a_turned_ant_that_acts_turned_walks_the_turned_walk(control):
     env.physics[:, 1:3] = seen[:, 27:29] * world.cell_size * world.grid_size / 2
     env.physics[:, 3:30] = np.sign(seen[:, :27]) * np.expm1(np.abs(seen[:, :27]))
     cells = torch.as_tensor(env.entities)[:1, None].expand(NUM_SYMMETRIES, -1, -1)
-    env.entities[:] = turned(gridworld_spec({"preset": "small", "grid_size": 4}), cells, ALL)[:, 0]
+    env.entities[:] = turned(GridworldSpec.of({"preset": "small", "grid_size": 4}), cells, ALL)[:, 0]
     random = np.random.default_rng(0)
     for _ in range(12):
         now = torch.as_tensor(env.observe())[:, None]

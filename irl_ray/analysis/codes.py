@@ -5,7 +5,6 @@ Ground-truth labels are used here and nowhere in training.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,12 +14,12 @@ from torch import Tensor
 
 from irl_ray.analysis.probe import probe_accuracy
 from irl_ray.data.trajectories import Trajectories
-from irl_ray.envs.pinpad import PinpadSpec
 from irl_ray.internal.rollout import roll_out
 from irl_ray.models.metacontroller import Codes
 from irl_ray.models.steering import found_codes, steered_log_prob
 from irl_ray.models.weights import Artefact
 from irl_ray.seeding import torch_seed
+from irl_ray.worlds.world import World
 
 
 def switch_alignment(
@@ -58,7 +57,7 @@ def subgoal_starts(batch: Trajectories) -> tuple[np.ndarray, np.ndarray]:
     change, again = np.zeros_like(mask), np.zeros_like(mask)
     change[:, 1:] = (subgoal[:, 1:] != subgoal[:, :-1]) & mask[:, 1:]
     new_leg = (leg[:, 1:] != leg[:, :-1]) & mask[:, 1:]
-    again[:, 1:] = new_leg & ~change[:, 1:] & (leg[:, 1:] % batch.world.colours_per_subgoal == 0)
+    again[:, 1:] = new_leg & ~change[:, 1:] & (leg[:, 1:] % batch.world.legs_per_subgoal == 0)
     return change, again
 
 
@@ -86,24 +85,28 @@ def code_meaning(codes: Tensor, batch: Trajectories, samples: int = 6000) -> dic
     """What the codes in force tell about subgoal, target location and action, by linear probes.
 
     Codes that mean the goal score high on `code_subgoal_accuracy`; location codes on
-    `code_location_r2`; direction codes on `code_action_accuracy` without the first (the ant's
-    "action" being the direction in which it leaves its cell).
+    `code_location_r2`, in worlds with places; direction codes on `code_action_accuracy` without the first (the
+    "action" being what the world calls headings).
     """
     where = batch.mask.flatten().nonzero()[:, 0]
     where = where[:: max(1, len(where) // samples)]
     group = where // batch.mask.shape[1]
     code = codes.flatten(0, 1)[where]
     held_out = group % 2 == 1
-    result, grid_size = {}, batch.world.grid_size
-    probed = {"subgoal": batch.subgoal, "action": batch.directions()}
-    if batch.world.colours_per_subgoal > 1:
-        probed["target"] = batch.target()
+    result, world = {}, batch.world
+    probed = {"subgoal": batch.subgoal}
+    headings, places = world.headings(batch), world.places(batch)
+    if headings is not None:
+        probed["action"] = headings
+    if world.legs_per_subgoal > 1:
+        probed["target"] = world.target(batch)
     for name, labels in probed.items():
         result[f"code_{name}_accuracy"] = float(probe_accuracy(code[None], labels.flatten()[where], group))
     counts = batch.subgoal.flatten()[where][held_out].bincount()
     result["code_subgoal_chance"] = float(counts.max() / counts.sum())
-    target = target_cells(batch).flatten()[where]
-    place = torch.stack([target // grid_size, target % grid_size], -1).to(code.dtype)
+    if places is None:
+        return result
+    place = places.flatten(0, 1)[where].to(code.dtype)
     inputs = F.pad(code, (0, 1), value=1.0)
     fit = torch.linalg.lstsq(inputs[~held_out], place[~held_out]).solution
     residual = ((inputs @ fit - place)[held_out] ** 2).sum()
@@ -112,28 +115,16 @@ def code_meaning(codes: Tensor, batch: Trajectories, samples: int = 6000) -> dic
     return result
 
 
-def target_cells(batch: Trajectories) -> Tensor:
-    """int64 [B, T]: the cell in which the present leg ends."""
-    new_leg = batch.leg[:, 1:] != batch.leg[:, :-1]
-    last = torch.ones_like(batch.mask)
-    last[:, :-1] = new_leg | ~batch.mask[:, 1:]
-    steps = torch.arange(batch.mask.shape[1])
-    end = torch.where(last, steps, batch.mask.shape[1]).flip(1).cummin(1).values.flip(1)
-    return batch.agent_cells()[:, 1:].gather(1, end.clamp(max=batch.mask.shape[1] - 1))
-
-
-def ways_to_tell(world: PinpadSpec) -> dict[str, str]:
+def ways_to_tell(world: World) -> dict[str, str]:
     """What codes may be one for each of: endings of metrics' names and the labels."""
-    return {"": "subgoal", "_by_colour": "target"} if world.colours_per_subgoal > 1 else {"": "subgoal"}
+    return {"": "subgoal", f"_by_{world.target_name}": "target"} if world.legs_per_subgoal > 1 else {"": "subgoal"}
 
 
 def class_mean_codes(codes: Tensor, batch: Trajectories, told: str = "subgoal") -> Tensor:
-    """Codes [B, T, z] -> [classes, z]: mean code in force under each ground-truth subgoal, or "target" colour."""
+    """Codes [B, T, z] -> [classes, z]: mean code in force under each ground-truth subgoal, or "target" of a leg."""
     world = batch.world
-    count, labels = {
-        "subgoal": (world.num_subgoals, batch.subgoal),
-        "target": (world.num_colours, batch.target()),
-    }[told]
+    count = world.num_subgoals if told == "subgoal" else world.num_targets
+    labels = batch.subgoal if told == "subgoal" else world.target(batch)
     code, label = codes[batch.mask], labels[batch.mask]
     return torch.stack([code[label == g].mean(0) if bool((label == g).any()) else code.mean(0) for g in range(count)])
 
@@ -141,7 +132,7 @@ def class_mean_codes(codes: Tensor, batch: Trajectories, told: str = "subgoal") 
 def injected_success(
     agent: Artefact,
     codes: Tensor,
-    world: PinpadSpec,
+    world: World,
     episodes: int,
     seed: int,
     temperature: float = 1.0,
@@ -152,7 +143,7 @@ def injected_success(
 
     Args:
         agent: base model and metacontroller.
-        codes: one for each subgoal, or "target" colour.
+        codes: one for each subgoal, or "target" of a leg.
         world: with the task.
         episodes: how many.
         seed: of layouts and actions.
@@ -171,7 +162,7 @@ def injected_success(
 def random_code_reach(
     agent: Artefact,
     codes: Tensor,
-    world: PinpadSpec,
+    world: World,
     episodes: int,
     seed: int,
     temperature: float = 1.0,
@@ -180,18 +171,18 @@ def random_code_reach(
 ) -> float:
     """What codes drawn from N(0, I) do once a task's first subgoal is done: where RL over them starts from.
 
-    The first subgoal is done under the class means `codes`; then a code is drawn for each subgoal, or colour.
+    The first subgoal is done under the class means `codes`; then a code is drawn for each subgoal, or target.
 
     Args:
         agent, codes, episodes, seed, temperature, told, clean_slate: as for `injected_success`.
         world: with a task whose first change of subgoal no demonstration shows.
 
     Returns:
-        Of the episodes whose first subgoal was done, the share that goes on to the task's next colour; 0 if none was.
-        Codes that are obeyed, and name K subgoals or colours equally often, have 1/K.
+        Of the episodes whose first subgoal was done, the share that goes on to the task's next target; 0 if none was.
+        Codes that are obeyed, and name K subgoals or targets equally often, have 1/K.
     """
-    first = world.colours_per_subgoal
-    world = replace(world, tasks=tuple(task[: 2 * first] for task in world.tasks))
+    first = world.legs_per_subgoal
+    world = world.first_legs(2 * first)
     random = torch.Generator().manual_seed(torch_seed(seed, "random codes"))
     drawn = torch.randn(episodes, *codes.shape, generator=random)
     rows, layer = torch.arange(episodes), agent.metacontroller.layer
@@ -208,9 +199,9 @@ def random_code_reach(
 
 
 def random_code_gates(
-    agent: Artefact, codes: Tensor, world: PinpadSpec, batch: Trajectories, episodes: int, seed: int, temperature: float
+    agent: Artefact, codes: Tensor, world: World, batch: Trajectories, episodes: int, seed: int, temperature: float
 ) -> dict[str, float]:
-    """`random_code_reach` with class means by subgoal and by colour, with the whole past and on clean slates.
+    """`random_code_reach` with class means by subgoal and by target, with the whole past and on clean slates.
 
     Args:
         agent: base model and metacontroller.
@@ -223,7 +214,7 @@ def random_code_gates(
         One metric for each; none if a task has a single subgoal, so that nothing changes.
     """
     result: dict[str, float] = {}
-    if min(map(len, world.tasks)) < 2 * world.colours_per_subgoal:
+    if world.fewest_legs < 2 * world.legs_per_subgoal:
         return result
     for way, told in ways_to_tell(world).items():
         means = class_mean_codes(codes, batch, told)
@@ -278,7 +269,7 @@ def alignment_and_meaning(beta: Tensor, code: Tensor, batch: Trajectories, toler
         **switch_alignment(switched, change, again, tolerance),
         **code_meaning(code, batch),
     }
-    if batch.world.colours_per_subgoal > 1:
+    if batch.world.legs_per_subgoal > 1:
         legs = np.zeros_like(change)
         legs[:, 1:] = ((batch.leg[:, 1:] != batch.leg[:, :-1]) & batch.mask[:, 1:]).numpy()
         result["switch_f1_legs"] = switch_alignment(switched, legs, np.zeros_like(legs), tolerance)["switch_f1"]

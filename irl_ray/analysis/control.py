@@ -10,11 +10,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from irl_ray.data.trajectories import Trajectories
-from irl_ray.envs.pinpad import PinpadSpec
 from irl_ray.internal.rollout import roll_out
 from irl_ray.models.sequence_model import SequenceModel, SequenceModelConfig
+from irl_ray.worlds.world import World
 
-CELL_WEIGHT = 3.0  # of the ant's cells against its actions
+ENTRY_WEIGHT = 3.0  # of where the agent goes against its actions
 
 
 class SubgoalControllers(nn.Module):
@@ -58,8 +58,7 @@ def train_controllers(
     """
     device = next(base.parameters()).device
     controllers = SubgoalControllers(base.world.num_subgoals, base.width, rank).to(device)
-    if base.continuous:  # a gait does not survive a large random change of the stream
-        controllers.down.data *= 0.1
+    controllers.down.data *= base.actions.gentle
     optimizer = torch.optim.AdamW(controllers.parameters(), lr=learning_rate, weight_decay=0.03)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     for _, batch in zip(range(steps), batches):
@@ -79,17 +78,17 @@ def imitation_loss(
     batch: Trajectories,
     places_only: bool = False,
 ) -> Tensor:
-    """Mean action NLL under steering by the true subgoals; of the ant, with that of the cells it enters.
+    """Mean action NLL under steering by the true subgoals; in worlds with entries, with that of where the agent goes.
 
-    The ant's whole walks are many steps long: the actions of some of them and the cells of all are
-    learned from, the latter as they are seen where cells are entered.
+    Whole trajectories there are many steps long: the actions of some of them and the entries of all are
+    learned from, the latter as they are seen there.
 
     Args:
         base: acts and predicts.
         layer: l at which `steer` acts.
         steer: maps (e_l, subgoals) to the residual stream that goes on.
         batch: demonstrations with labels.
-        places_only: leave the actions out (ant).
+        places_only: leave the actions out, in a world with entries.
     """
 
     def top_of(part: Trajectories) -> Tensor:
@@ -98,18 +97,18 @@ def imitation_loss(
 
     loss = torch.zeros(())
     if not places_only:
-        some = batch.select(torch.arange(len(batch) // 3)) if base.continuous else batch
+        some = batch.select(torch.arange(len(batch) // 3)) if batch.world.has_entries else batch
         loss = -base.action_log_prob(top_of(some)[some.mask], some.action[some.mask]).mean()
-    if base.continuous:
-        entries = batch.at_entries()
-        loss = loss + CELL_WEIGHT * base.cell_nll(top_of(entries), entries) / entries.mask.sum()
+    if batch.world.has_entries:
+        entries = batch.at(batch.world.entries(batch))
+        loss = loss + ENTRY_WEIGHT * batch.world.entry_nll(base, top_of(entries), entries) / entries.mask.sum()
     return loss
 
 
 class GoalGiven(nn.Module):
     """A base model with an embedding of the true subgoal added to e_0: cloning made easy."""
 
-    def __init__(self, config: SequenceModelConfig, world: PinpadSpec):
+    def __init__(self, config: SequenceModelConfig, world: World):
         super().__init__()
         self.base = SequenceModel(config, world)
         self.goal = nn.Embedding(world.num_subgoals, config.width)
@@ -121,7 +120,7 @@ class GoalGiven(nn.Module):
 
 def clone_with_goal(
     config: SequenceModelConfig,
-    world: PinpadSpec,
+    world: World,
     batches: Iterable[Trajectories],
     steps: int,
     learning_rate: float = 4e-3,
@@ -132,7 +131,7 @@ def clone_with_goal(
     It is trained on `device`, and returned on the CPU.
     """
     model = GoalGiven(config, world).to(device)
-    stages = (True, False) if model.base.continuous else (False,)  # the ant learns where to go, then how
+    stages = (True, False) if world.has_entries else (False,)  # where to go, then how
     for places_only in stages:
         optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=0.03)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
@@ -151,7 +150,7 @@ def control_success(
     base: SequenceModel,
     layer: int,
     controllers: Callable[[Tensor, Tensor], Tensor],
-    world: PinpadSpec,
+    world: World,
     episodes: int,
     seed: int,
     temperature: float = 1.0,

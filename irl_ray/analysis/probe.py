@@ -122,7 +122,7 @@ def subgoal_probe(base: SequenceModel, batch: Trajectories) -> dict[str, float]:
 
 def steps_since_start(batch: Trajectories) -> Tensor:
     """int64 [B, T]: steps since the present subgoal's first."""
-    part = batch.leg // batch.world.colours_per_subgoal
+    part = batch.leg // batch.world.legs_per_subgoal
     first = F.pad(part[:, 1:] != part[:, :-1], (1, 0), value=True)
     steps = torch.arange(part.shape[1], device=part.device).expand_as(part)
     return steps - torch.where(first, steps, 0).cummax(1).values
@@ -130,5 +130,5 @@ def steps_since_start(batch: Trajectories) -> Tensor:
 
 def late_steps(batch: Trajectories) -> Tensor:
     """bool [B, T]: steps at which a subgoal has been pursued for a while."""
-    size = batch.world.colours_per_subgoal
+    size = batch.world.legs_per_subgoal
     return batch.leg % size == size - 1 if size > 1 else steps_since_start(batch) >= 10

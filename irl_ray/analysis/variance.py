@@ -15,11 +15,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from irl_ray.envs.pinpad import PinpadSpec
-from irl_ray.envs.worlds import vector_env
 from irl_ray.models.code_policy import CodePolicy, CodePolicyConfig, gaussian_log_prob
 from irl_ray.models.weights import Artefact
 from irl_ray.seeding import generator, torch_seed
+from irl_ray.worlds.world import World
 
 
 def gradient_statistics(scores: Iterable[Tensor], advantages: Sequence[float]) -> dict[str, float]:
@@ -47,7 +46,7 @@ def gradient_statistics(scores: Iterable[Tensor], advantages: Sequence[float]) -
 
 @torch.no_grad()
 def held_walks(
-    agent: Artefact, world: PinpadSpec, codes: Tensor | None, steps: int, episodes: int, seed: int, temperature: float
+    agent: Artefact, world: World, codes: Tensor | None, steps: int, episodes: int, seed: int, temperature: float
 ) -> tuple[Tensor, Tensor, np.ndarray, np.ndarray, Tensor]:
     """Walks of `steps` steps without a task, each under one code, or without codes.
 
@@ -56,7 +55,7 @@ def held_walks(
         walk ended by itself [N] (n if it did not), and the residual stream e_l at the start [N, d].
     """
     base, meta = agent.base, agent.metacontroller
-    env = vector_env(world, episodes)
+    env = world.rows(episodes)
     env.free = True
     random = generator(seed, "variance", "actions")
     seen, _ = env.reset(seed=[int(s) for s in generator(seed, "variance", "layouts").integers(2**62, size=episodes)])
@@ -88,7 +87,7 @@ def score_of(log_prob: Tensor, trained: nn.Module) -> Tensor:
 
 
 def variance_by_steps(
-    agent: Artefact, world: PinpadSpec, lengths: Sequence[int], episodes: int, seed: int, target: int = 0
+    agent: Artefact, world: World, lengths: Sequence[int], episodes: int, seed: int, target: int = 0
 ) -> dict[str, list[float]]:
     """Statistics of internal and raw policy gradients when a decision's effect lasts n raw steps.
 

@@ -12,31 +12,27 @@ from typing import Any
 import numpy as np
 import torch
 
+from irl_ray import worlds
 from irl_ray.cli.text import duration
-from irl_ray.config import to_plain
 from irl_ray.data import shards
-from irl_ray.data.collect import CAUSES, collect_shard
-from irl_ray.envs.worlds import ANT_ID, AntSpec, world_differences, world_spec
 from irl_ray.errors import UserError
 from irl_ray.models import weights
 from irl_ray.models.weights import Artefact
+from irl_ray.worlds.world import World
 
 
 def collect(options: argparse.Namespace) -> int:
     """Runs an expert and writes its successes in shards. An interrupted collection goes on, a shorter one grows."""
-    if options.env != ANT_ID:
-        raise UserError(
-            f"collect: {options.env} has no expert that is a network; {ANT_ID} has. The gridworld's demonstrations are "
-            "generated while training"
-        )
+    kind = worlds.find(options.env, "collect")
+    kind.of({}).collector()
     for name in ("episodes", "shard"):
         if getattr(options, name) < 1:
             raise UserError(f"--{name}: expected a positive number, got {getattr(options, name)}")
     artefact = weights.load(options.expert, "expert")
     world = artefact.world
     if options.env_config:
-        world = world_spec(options.env, options.env_config, "--env-config")
-        different = world_differences(artefact.world, world)
+        world = kind.of(options.env_config, "--env-config")
+        different = artefact.world.difference(world)
         if different:
             raise UserError(f"--env-config: the expert was trained in another world: {different}")
     folder = Path(options.out)
@@ -48,7 +44,7 @@ def collect(options: argparse.Namespace) -> int:
     }
     if (folder / shards.MANIFEST).exists():
         held = shards.read_manifest(folder)
-        same = held["world"] == to_plain(world) and identity.items() <= held.items()
+        same = held["world"] == world.settings and identity.items() <= held.items()
         if not same or held.get("episodes", options.episodes) >= options.episodes:
             raise UserError(
                 f"{folder}: holds {held.get('episodes')} episodes of {'this' if same else 'another'} collection; "
@@ -79,7 +75,7 @@ def collect(options: argparse.Namespace) -> int:
         **identity,
         "episodes": options.episodes,
         "success_rate": ends["success"] / options.episodes,
-        "ends": {cause: ends[cause] for cause in CAUSES},
+        "ends": {cause: ends[cause] for cause in world.collector().CAUSES},
         "revision": weights.code_revision(),
     }
     shards.write_manifest(folder, world, sorted(entries, key=lambda entry: entry["file"]), made)
@@ -87,9 +83,10 @@ def collect(options: argparse.Namespace) -> int:
 
 
 def _shards(
-    options: argparse.Namespace, artefact: Artefact, world: AntSpec, folder: Path, count: int
+    options: argparse.Namespace, artefact: Artefact, world: World, folder: Path, count: int
 ) -> Iterator[tuple[dict[str, Any], Counter, int, bool]]:
     """The shards as they are finished, made here or by Ray workers that see the same folder."""
+    collect_shard = world.collector().collect_shard
     settings = (options.shard, artefact.expert, world, options.seed, options.deterministic, options.episodes,
                 options.threads)  # fmt: skip
     if not options.workers:

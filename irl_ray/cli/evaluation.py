@@ -11,14 +11,13 @@ import numpy as np
 
 from irl_ray.cli import film
 from irl_ray.cli.text import check_writable
-from irl_ray.config import merge, to_plain
-from irl_ray.envs.pinpad import PinpadSpec
-from irl_ray.envs.worlds import env_id, world_spec
+from irl_ray.config import merge
 from irl_ray.errors import UserError
 from irl_ray.internal.sampler import sample_code_episodes, sample_raw_episodes
 from irl_ray.models import weights
 from irl_ray.models.weights import Artefact
 from irl_ray.seeding import seed_sequence
+from irl_ray.worlds.world import World
 
 CHANGES = ("switch_threshold", "action_temperature", "clean_slate")  # flags that change how an agent acts
 
@@ -66,7 +65,7 @@ def evaluate(options: argparse.Namespace) -> int:
     success = episodes.success
     result = {
         "acting": acting,
-        "tasks": shown_tasks(world),
+        "tasks": world.tasks_told,
         "episodes": len(episodes),
         "success_rate": float(success.mean()),
         "standard_error": float(success.std() / len(success) ** 0.5),
@@ -90,30 +89,23 @@ def show(result: dict[str, Any], out: str | None) -> None:
         Path(out).write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
 
 
-def shown_tasks(world: PinpadSpec) -> str:
-    """The tasks of a world in a few words."""
-    named = ["-".join(map(str, task)) for task in world.tasks]
-    return named[0] if len(named) == 1 else f"{len(named)} tasks, {named[0]} to {named[-1]}"
-
-
 def evaluate_expert(options: argparse.Namespace) -> int:
     """How often an expert does its tasks, with mean actions (`--greedy`) or sampled ones, and why not."""
-    from irl_ray.data.collect import CAUSES, walk  # needs pyarrow
-
     if options.render or options.prior or any(getattr(options, flag) for flag in CHANGES):
         raise UserError("evaluate: an expert has no codes and is not drawn; leave out the flags for agents")
     artefact = weights.load(options.checkpoint, "expert")
     world = evaluation_world(artefact, options.env_config or {})
-    walks = walk(artefact.expert, world, range(options.episodes), options.seed, options.greedy)
+    collector = world.collector()
+    walks = collector.walk(artefact.expert, world, range(options.episodes), options.seed, options.greedy)
     share = walks.ends["success"] / options.episodes
     lengths = [len(d.action) for d in walks.demonstrations]
     result = {
         "acting": f"expert, {'mean' if options.greedy else 'sampled'} actions",
-        "tasks": shown_tasks(world),
+        "tasks": world.tasks_told,
         "episodes": options.episodes,
         "success_rate": share,
         "standard_error": (share * (1 - share) / options.episodes) ** 0.5,
-        **{f"ended_{cause}": walks.ends[cause] / options.episodes for cause in CAUSES[1:]},
+        **{f"ended_{cause}": walks.ends[cause] / options.episodes for cause in collector.CAUSES[1:]},
         "steps_of_successes": float(np.mean(lengths)) if lengths else 0.0,
         "seed": options.seed,
     }
@@ -121,13 +113,13 @@ def evaluate_expert(options: argparse.Namespace) -> int:
     return 0
 
 
-def evaluation_world(agent: Artefact, overrides: dict[str, Any]) -> PinpadSpec:
+def evaluation_world(agent: Artefact, overrides: dict[str, Any]) -> World:
     """The world of the agent's last RL phase, else of its demonstrations, changed by `overrides`."""
-    world = to_plain(agent.world)
+    world = agent.world.settings
     for phase in ("RawRL", "InternalRL"):
         if phase in agent.provenance:
             trained = agent.provenance[phase].get("env_config", {})
             world = merge(world, {k: v for k, v in trained.items() if k != "preset"})
     if "preset" in overrides:
-        return world_spec(env_id(agent.world), overrides, "--env-config")
-    return world_spec(env_id(agent.world), merge(world, overrides), "--env-config")
+        return agent.world.of(overrides, "--env-config")
+    return agent.world.of(merge(world, overrides), "--env-config")

@@ -33,7 +33,7 @@ import yaml
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.tune import schedulers
 
-from irl_ray import places
+from irl_ray import places, worlds
 from irl_ray.cli import environments, old_files, progress
 from irl_ray.cli.addresses import meant_for
 from irl_ray.cli.examples import experiment_file
@@ -41,13 +41,11 @@ from irl_ray.cli.metrics import closest
 from irl_ray.cli.text import each_once
 from irl_ray.config import merge, without_numpy
 from irl_ray.data.shards import read_manifest
-from irl_ray.data.sources import check_data, how_to_collect
-from irl_ray.envs.pinpad import PinpadSpec
-from irl_ray.envs.worlds import AntSpec, world_spec
+from irl_ray.data.sources import check_data
 from irl_ray.errors import UserError, did_you_mean
-from irl_ray.internal.internal_env import check_world
 from irl_ray.models import weights
 from irl_ray.rllib import trainables
+from irl_ray.worlds.world import World, check_same
 
 KEYS = ("run", "env", "stop", "checkpoint_config", "num_samples", "scheduler", "scheduler_config", "config",
         "description")  # fmt: skip
@@ -363,7 +361,7 @@ def _check_layer(config: Any) -> None:
 def _check_gates(experiment: Experiment, variant: Mapping[str, Any], config: Any) -> None:
     """Refuses, before anything is trained, a shape or a task that the world does not have."""
     world = _world_of(experiment, variant)
-    replace(world, tasks=config.post_task)
+    world.with_tasks(config.post_task)
     if experiment.run == "Pretrain":
         with torch.device("meta"):  # which computes nothing
             weights.new_base(config.model, world)
@@ -379,9 +377,9 @@ def check_demonstrations(experiment: Experiment, where: str) -> None:
         return
     for variant in variants(experiment.config):
         world = _world_of(experiment, variant)
-        if isinstance(world, AntSpec) and variant.get("data") is None:
-            clean = experiment.run != "Pretrain"
-            raise UserError(f"{where}: {experiment.name}.data: missing; {how_to_collect(world, 'data/ant', clean)}")
+        if world is not None and variant.get("data") is None and not world.has_stream:
+            how = world.how_to_collect("data/ant", clean=experiment.run != "Pretrain")
+            raise UserError(f"{where}: {experiment.name}.data: missing; {how}")
         for key in FOLDER_KEYS:
             if not isinstance(variant.get(key), str):
                 continue
@@ -394,7 +392,7 @@ def check_demonstrations(experiment: Experiment, where: str) -> None:
                 raise UserError(f"{where}: {experiment.name}.{key}: {error}") from None
 
 
-def _world_of(experiment: Experiment, variant: Mapping[str, Any]) -> PinpadSpec | None:
+def _world_of(experiment: Experiment, variant: Mapping[str, Any]) -> World | None:
     """The world whose demonstrations a phase is to be given; None while nobody knows."""
     if experiment.run == "Pretrain":
         return trainables.PHASE_CONFIGS["Pretrain"](variant).world
@@ -407,7 +405,7 @@ def _check_environment(config: AlgorithmConfig) -> None:
         raise UserError(f"{(*required, 'base')[0]}: expected the name or the folder of weights, got "
                         f"{config.weights_name!r}")  # fmt: skip
     agent = weights.load(config.weights_name, *required)
-    check_world(agent, world_spec(config.env, config.env_config))
+    check_same(agent.world, worlds.make(config.env, config.env_config))
 
 
 def built_algorithm_config(run: str, config: Mapping[str, Any]) -> AlgorithmConfig:

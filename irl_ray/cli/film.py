@@ -8,12 +8,11 @@ from pathlib import Path
 import numpy as np
 
 from irl_ray.cli.text import check_writable
-from irl_ray.envs.pinpad import PinpadSpec
-from irl_ray.envs.vector import PinpadVectorEnv
-from irl_ray.envs.worlds import vector_env
 from irl_ray.errors import UserError
 from irl_ray.internal.agent import Agent
 from irl_ray.models.weights import Artefact
+from irl_ray.worlds.rows import Rows
+from irl_ray.worlds.world import World
 
 TRIES = 20  # episodes, until one succeeds
 FPS = 5
@@ -34,9 +33,9 @@ def check(path: str) -> None:
     check_writable(path, "--render")
 
 
-def record(agent: Artefact, world: PinpadSpec, seed: int, explore: bool) -> list[np.ndarray]:
+def record(agent: Artefact, world: World, seed: int, explore: bool) -> list[np.ndarray]:
     """Frames of the first successful of `TRIES` episodes, else of the last; how it ended stays for two seconds."""
-    env = vector_env(world, 1)
+    env = world.rows(1)
     env.reset(seed=seed)
     env.frame()  # without OpenGL it fails here, before any episode
     seeds = range(seed, seed + TRIES)
@@ -47,7 +46,7 @@ def record(agent: Artefact, world: PinpadSpec, seed: int, explore: bool) -> list
     return frames
 
 
-def _walk(env: PinpadVectorEnv, agent: Agent, seed: int, frames: list[np.ndarray] | None = None) -> bool:
+def _walk(env: Rows, agent: Agent, seed: int, frames: list[np.ndarray] | None = None) -> bool:
     """Whether the agent's episode with this seed succeeds; its pictures are added to `frames`."""
     observation, info = env.reset(seed=seed)
     over = False

@@ -10,7 +10,6 @@ import json
 import shlex
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +17,12 @@ import torch
 
 from irl_ray.analysis.codes import alignment_and_meaning, codes_of, random_code_gates, subgoal_starts
 from irl_ray.analysis.control import control_success, train_controllers
-from irl_ray.analysis.injection import injection
 from irl_ray.analysis.probe import read_subgoals
 from irl_ray.analysis.results import shown_name
 from irl_ray.analysis.variance import variance_by_steps
 from irl_ray.cli.text import duration
 from irl_ray.data.sources import open_demonstrations
 from irl_ray.data.trajectories import Demonstrations, Trajectories
-from irl_ray.envs.pinpad import resolve_tasks
-from irl_ray.envs.worlds import POST_TRAINING_TASKS, AntSpec
 from irl_ray.errors import UserError
 from irl_ray.models import weights
 from irl_ray.models.weights import Artefact
@@ -69,7 +65,7 @@ def look(options: argparse.Namespace) -> int:
     result = {
         "kind": options.command,
         "model": shown_name(options.model),
-        "world": "ant" if isinstance(agent.world, AntSpec) else "gridworld",
+        "world": agent.world.title,
         "mixer": agent.base.config.mixer,
         "layers_of_base": agent.base.num_layers,
         "seed": options.seed,
@@ -100,9 +96,8 @@ def command_of(options: argparse.Namespace) -> str:
 
 def demonstrations(options: argparse.Namespace, agent: Artefact) -> Demonstrations:
     """Clean demonstrations with labels."""
-    if options.data is None and isinstance(agent.world, AntSpec):
-        raise UserError("--data: missing; the ant's demonstrations are collected first (irl-ray collect), "
-                        "such as --data data/ant_clean")  # fmt: skip
+    if options.data is None and not agent.world.has_stream:
+        raise UserError(f"--data: missing; {agent.world.how_to_collect('data/ant_clean', clean=True)}")
     return open_demonstrations(agent.world, options.data, truth=True)
 
 
@@ -143,7 +138,7 @@ def control(options: argparse.Namespace, agent: Artefact) -> dict[str, Any]:
     unseen = post_task(options, agent)
     if unseen is None:
         raise UserError("--tasks: missing; this world is none of the presets, such as --tasks post_three_pairs")
-    worlds = {"success": replace(agent.world, tasks=unseen), "success_training_tasks": agent.world}
+    worlds = {"success": agent.world.with_tasks(unseen), "success_training_tasks": agent.world}
     source = demonstrations(options, agent)
     result: dict[str, Any] = {"layers": list(layers), "rank": options.rank, "steps": options.steps}
     result |= {name: [] for name in worlds}
@@ -163,12 +158,7 @@ def control(options: argparse.Namespace, agent: Artefact) -> dict[str, Any]:
 
 def post_task(options: argparse.Namespace, agent: Artefact) -> Any:
     """The task of unseen transitions: the one asked for, else that of the scale; None in a world of no preset."""
-    if options.tasks:
-        return resolve_tasks(options.tasks)
-    if isinstance(agent.world, AntSpec):
-        return "post_a2"
-    scale = {4: "tiny", 6: "small", 8: "paper"}.get(agent.world.num_colours)
-    return POST_TRAINING_TASKS[scale] if scale else None
+    return options.tasks or agent.world.post_task
 
 
 @torch.no_grad()
@@ -176,7 +166,7 @@ def codes(options: argparse.Namespace, agent: Artefact) -> dict[str, Any]:
     """Alignment and meaning on demonstrations, some of them step by step, injection of codes, and random ones."""
     if agent.metacontroller is None:
         raise UserError(f"{options.model}: holds no metacontroller; run discovery first")
-    batch, ant = held_out(options, agent), isinstance(agent.world, AntSpec)
+    batch = held_out(options, agent)
     if agent.segmenter is not None:
         found = agent.segmenter(batch.observation, batch.mask)
         soft = hard = found.switch.float()
@@ -186,7 +176,7 @@ def codes(options: argparse.Namespace, agent: Artefact) -> dict[str, Any]:
         soft = codes_of(agent, batch, None, anew)[0].beta
         found, _ = codes_of(agent, batch, agent.switch_threshold, anew)
         hard, code = found.beta, found.code
-    result = alignment_and_meaning(hard, code, batch, 5 if ant else 1)
+    result = alignment_and_meaning(hard, code, batch, agent.world.switch_tolerance)
     change, again = subgoal_starts(batch)
     result["examples"] = [
         {
@@ -200,14 +190,14 @@ def codes(options: argparse.Namespace, agent: Artefact) -> dict[str, Any]:
         for steps in (int(batch.mask[row].sum()),)
     ]
     result["injection_step"] = options.step
-    result["injection"] = injection(
-        agent, agent.world, options.episodes, options.seed, options.step, options.temperature
+    result["injection"] = agent.world.injection(
+        agent, options.episodes, options.seed, options.step, options.temperature
     )
     unseen = post_task(options, agent)
     if unseen is None:
         print("random_code_reach: left out, for this world is none of the presets; name a task by --tasks")
     else:
-        world, trial = replace(agent.world, tasks=unseen), (options.episodes, options.seed, options.temperature)
+        world, trial = agent.world.with_tasks(unseen), (options.episodes, options.seed, options.temperature)
         result |= random_code_gates(agent, code, world, batch, *trial)
     for name, value in {**result, **result["injection"]}.items():
         if isinstance(value, (int, float)):

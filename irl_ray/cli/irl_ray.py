@@ -253,9 +253,9 @@ def store_results(options: argparse.Namespace) -> int:
 
 def print_economics(options: argparse.Namespace) -> int:
     """`irl-ray economics --env-config '{"preset": "medium"}' --out economics.png`."""
-    from irl_ray.analysis import economics
     from irl_ray.analysis.curves import figure_module
-    from irl_ray.envs.worlds import gridworld_spec
+    from irl_ray.worlds.pinpad import economics
+    from irl_ray.worlds.pinpad.specs import GridworldSpec
 
     if options.episodes < 1:
         raise UserError(f"--episodes: expected at least 1, got {options.episodes}")
@@ -263,7 +263,7 @@ def print_economics(options: argparse.Namespace) -> int:
         raise UserError(f"--alpha: expected a number from 0 on, got {options.alpha}")
     plots = figure_module(Path(options.out)) if options.out else None
     told = {", ".join(f"{k} {v}" for k, v in one.items()) or "small": one for one in options.env_config or [{}]}
-    worlds = {world: gridworld_spec(settings, "--env-config") for world, settings in told.items()}
+    worlds = {world: GridworldSpec.of(settings, "--env-config") for world, settings in told.items()}
     found = {}
     for world, spec in worlds.items():
         found[world] = economics.economics_by_past(spec, options.ties, options.episodes, options.seed)
@@ -281,7 +281,7 @@ def print_economics(options: argparse.Namespace) -> int:
 def draw_lessons(options: argparse.Namespace) -> int:
     """`irl-ray lessons gridworld_taught plain=results/a taught=gridworld_taught --out lessons.png`."""
     from irl_ray.analysis.curves import figure_module
-    from irl_ray.analysis.lessons import MEANINGS, WINDOW, draw, lesson, uncontrolled_nll
+    from irl_ray.worlds.pinpad.lessons import MEANINGS, WINDOW, draw, lesson, uncontrolled_nll
 
     if options.steps < WINDOW:
         raise UserError(f"--steps {options.steps}: expected at least {WINDOW}")

@@ -264,10 +264,10 @@ def evaluate(options: argparse.Namespace) -> int:
 
 def _settings_as_flags(options: argparse.Namespace) -> None:
     """`evaluate --env X --config JSON` for agents of ours, of whose settings few matter when they act; checked."""
-    from irl_ray.envs.worlds import GRIDWORLD_ID
+    from irl_ray import worlds
     from irl_ray.models import weights
 
-    lives_in = weights.described(options.checkpoint).get("environment", GRIDWORLD_ID)
+    lives_in = weights.described(options.checkpoint).get("environment", worlds.DEFAULT_ID)
     if options.env not in (None, lives_in):
         raise UserError(f"--env {options.env}: {options.checkpoint} acts in {lives_in} alone; leave it out")
     known = ("env_config", "switch_threshold", "action_temperature", "clean_slate", "seed")

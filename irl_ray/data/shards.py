@@ -30,13 +30,12 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
 
-from irl_ray import places
-from irl_ray.config import build, to_plain
+from irl_ray import places, worlds
+from irl_ray.config import to_plain
 from irl_ray.data.trajectories import Trajectories
-from irl_ray.envs.pinpad import PinpadSpec
-from irl_ray.envs.worlds import WORLDS, env_id
 from irl_ray.errors import UserError
 from irl_ray.seeding import torch_seed
+from irl_ray.worlds.world import World
 
 SCHEMA = 1
 MANIFEST = "manifest.json"
@@ -129,7 +128,7 @@ def file_hash(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def write_manifest(folder: Path, world: PinpadSpec, shards: list[dict[str, Any]], made: dict[str, Any]) -> None:
+def write_manifest(folder: Path, world: World, shards: list[dict[str, Any]], made: dict[str, Any]) -> None:
     """Writes the manifest.
 
     Args:
@@ -140,7 +139,7 @@ def write_manifest(folder: Path, world: PinpadSpec, shards: list[dict[str, Any]]
     """
     manifest = {
         "schema": SCHEMA,
-        "environment": env_id(world),
+        "environment": world.id,
         "world": to_plain(world),
         "kept": sum(shard["episodes"] for shard in shards),
         "steps": sum(shard["steps"] for shard in shards),
@@ -168,7 +167,7 @@ def read_manifest(folder: str | os.PathLike[str]) -> dict[str, Any]:
     if not isinstance(manifest, dict) or manifest.get("schema") != SCHEMA:
         raise UserError(f"{path}: not a manifest of schema {SCHEMA}; collect the data again")
     missing = {"environment", "world", "shards"} - manifest.keys()
-    if missing or manifest["environment"] not in WORLDS:
+    if missing or manifest["environment"] not in worlds.known():
         raise UserError(f"{path}: incomplete ({', '.join(sorted(missing)) or 'environment'}); collect the data again")
     shards, needed = manifest["shards"], {"file", "episodes", "sha256"}
     if not isinstance(shards, list) or not all(isinstance(s, dict) and needed <= s.keys() for s in shards):
@@ -176,10 +175,9 @@ def read_manifest(folder: str | os.PathLike[str]) -> dict[str, Any]:
     return manifest
 
 
-def world_of(manifest: dict[str, Any], folder: str | os.PathLike[str]) -> PinpadSpec:
+def world_of(manifest: dict[str, Any], folder: str | os.PathLike[str]) -> World:
     """The world whose demonstrations a folder holds."""
-    kind, _ = WORLDS[manifest["environment"]]
-    return build(kind, manifest["world"], f"{folder}/{MANIFEST}: world")
+    return worlds.told(manifest["environment"], manifest["world"], f"{folder}/{MANIFEST}: world")
 
 
 def check_shard(folder: Path, entry: dict[str, Any], thorough: bool = False) -> str | None:

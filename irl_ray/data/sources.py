@@ -4,26 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from irl_ray.data.gridworld import GridworldExpert
 from irl_ray.data.trajectories import Demonstrations
-from irl_ray.envs.pinpad import PinpadSpec
-from irl_ray.envs.worlds import ANTS, GRIDWORLD_ID, ant_spec, env_id, world_differences
 from irl_ray.errors import UserError
+from irl_ray.worlds.world import World
+
+TIES = ("free", "rule")
 
 
-def how_to_collect(world: PinpadSpec, folder: str, clean: bool = False) -> str:
-    """What to type for demonstrations of a world, in words."""
-    if env_id(world) == GRIDWORLD_ID:
-        return "leave it out: the gridworld's demonstrations are made while training"
-    same = not world_differences(ant_spec(ANTS["small"]), world)
-    expert = "ant_expert" if same else "EXPERT_OF_THAT_WORLD"
-    return (
-        f"collect them first: irl-ray collect {env_id(world)} --expert {expert} --episodes 100000"
-        f"{' --deterministic' if clean else ''} --out {folder}"
-    )
-
-
-def check_data(world: PinpadSpec, folder: str, clean: bool = False) -> None:
+def check_data(world: World, folder: str, clean: bool = False) -> None:
     """Refuses a folder without demonstrations, or with those of another world; reads the manifest alone.
 
     Args:
@@ -37,16 +25,15 @@ def check_data(world: PinpadSpec, folder: str, clean: bool = False) -> None:
     from irl_ray.data.shards import MANIFEST, read_manifest, world_of  # needs pyarrow
 
     if not (Path(folder).expanduser() / MANIFEST).exists():
-        raise UserError(f"{folder}: no demonstrations there; {how_to_collect(world, folder, clean)}")
-    different = world_differences(world, world_of(read_manifest(folder), folder))
+        raise UserError(f"{folder}: no demonstrations there; {world.how_to_collect(folder, clean)}")
+    different = world.difference(world_of(read_manifest(folder), folder))
     if different:
-        raise UserError(
-            f"{folder} holds demonstrations of another world: {different}; {how_to_collect(world, 'ANOTHER', clean)}"
-        )
+        how = world.how_to_collect("ANOTHER", clean)
+        raise UserError(f"{folder} holds demonstrations of another world: {different}; {how}")
 
 
 def open_demonstrations(
-    world: PinpadSpec,
+    world: World,
     data: str | None,
     *,
     noise: float = 0.0,
@@ -54,13 +41,13 @@ def open_demonstrations(
     truth: bool = False,
     device: str = "cpu",
 ) -> Demonstrations:
-    """The endless stream of the gridworld's expert, or the shards in a folder.
+    """The endless stream of a world's expert, or the shards in a folder.
 
     Args:
         world: whose demonstrations are wanted.
         data: folder of shards; None for the stream.
         noise: ε of the stream's expert.
-        ties: how the stream's expert chooses between equally short paths.
+        ties: how the stream's expert chooses between actions that are as good: "free" or "rule".
         truth: whether ground truth is read from shards, for analysis.
         device: of the stream.
 
@@ -68,15 +55,16 @@ def open_demonstrations(
         UserError: if there is no stream for this world, or the shards are of another world.
     """
     if data is None:
-        if env_id(world) != GRIDWORLD_ID:
-            raise UserError(f"config.data: missing; {how_to_collect(world, 'data/ant')}")
-        return GridworldExpert(world, noise, device, ties)
+        stream = world.demonstrations(noise=noise, ties=ties, device=device)
+        if stream is None:
+            raise UserError(f"config.data: missing; {world.how_to_collect('data/ant')}")
+        return stream
     if ties != "free":
-        raise UserError(f"config.ties: {ties!r} is for the gridworld's stream; stored demonstrations are as they are")
-    from irl_ray.data.shards import StoredDemonstrations  # needs pyarrow, which a gridworld does not
+        raise UserError(f"config.ties: {ties!r} is for a world's own stream; stored demonstrations are as they are")
+    from irl_ray.data.shards import StoredDemonstrations  # needs pyarrow, which a stream does not
 
     stored = StoredDemonstrations(data, truth)
-    different = world_differences(world, stored.world)
+    different = world.difference(stored.world)
     if different:
         raise UserError(f"config.data: {data} holds demonstrations of another world: {different}")
     return stored

@@ -10,8 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from irl_ray.envs.pinpad import PinpadSpec
-from irl_ray.envs.worlds import NUM_BODY, AntSpec
+from irl_ray.worlds.world import World
 
 
 @dataclass
@@ -22,33 +21,29 @@ class Trajectories:
 
     Attributes:
         world: whose trajectories they are.
-        observation: [B, T+1, ...]: the cell of every entity, int64 [E], in the gridworld; float32 [F]
-            of the ant.
-        action: int64 [B, T] in the gridworld; float32 [B, T, 8] of the ant.
+        observation: [B, T+1, ...], int64 where it is discrete and float32 where it is continuous.
+        action: int64 [B, T] where actions are discrete, else float32 [B, T, A].
         mask: bool [B, T], true on real steps.
         task: int64 [B], number of the task in the specification's list.
-        leg: int64 [B, T], how many colours of the task had been visited before the step.
-        subgoal: int64 [B, T], ground-truth subgoal (see `PinpadSpec.subgoals`), -1 on padding.
-        distances: int16 [C, O, B] of `pinpad.shortest_distances`, where the stream knows them.
+        leg: int64 [B, T], how many legs of the task were done before the step.
+        subgoal: int64 [B, T], ground-truth subgoal, -1 on padding.
     """
 
-    world: PinpadSpec
+    world: World
     observation: Tensor
     action: Tensor
     mask: Tensor
     task: Tensor
     leg: Tensor
     subgoal: Tensor
-    distances: Tensor | None = None
 
     def __len__(self) -> int:
         return self.action.shape[0]
 
     def __getitem__(self, rows: slice | Tensor) -> Trajectories:
         """The given trajectories, padded as they are."""
-        distances = None if self.distances is None else self.distances[:, :, rows]
-        names = [f.name for f in fields(self) if f.name not in ("world", "distances")]
-        return replace(self, distances=distances, **{name: getattr(self, name)[rows] for name in names})
+        names = [f.name for f in fields(self) if f.name != "world"]
+        return replace(self, **{name: getattr(self, name)[rows] for name in names})
 
     def select(self, rows: Tensor) -> Trajectories:
         """The given trajectories, trimmed to the longest of them."""
@@ -61,7 +56,6 @@ class Trajectories:
             self.task[rows],
             self.leg[rows, :steps],
             self.subgoal[rows, :steps],
-            None if self.distances is None else self.distances[:, :, rows],
         )
 
     def to(self, device: str | torch.device) -> Trajectories:
@@ -74,30 +68,10 @@ class Trajectories:
         order = self.mask.sum(1).argsort()
         return [self.select(rows) for rows in order.chunk(parts)]
 
-    def target(self) -> Tensor:
-        """int64 [B, T]: the colour that is gone for, -1 on padding. Ground truth."""
-        longest = max(map(len, self.world.tasks))
-        tasks = torch.tensor([(*t, *[-1] * (longest - len(t))) for t in self.world.tasks], device=self.leg.device)
-        return tasks[self.task[:, None], self.leg.clamp(max=longest - 1)].masked_fill(~self.mask, -1)
-
-    def agent_cells(self) -> Tensor:
-        """int64 [B, T+1]: the cell the agent is in."""
-        if not isinstance(self.world, AntSpec):
-            return self.observation[..., -1]
-        return ant_cells(self.observation, self.world.grid_size)
-
-    def entered(self) -> Tensor:
-        """bool [B, T]: steps on which the agent is new in its cell, the first one included."""
-        cells = self.agent_cells()[:, :-1]
-        return F.pad(cells[:, 1:] != cells[:, :-1], (1, 0), value=True) & self.mask
-
-    def at_entries(self) -> Trajectories:
-        """The same walks seen only where a cell is entered: about one of the ant's steps in seven.
-
-        Actions are those taken on these steps; what matters here is where the ant goes.
-        """
-        kept, length = F.pad(self.entered(), (0, 1)), self.mask.sum(1, keepdim=True)
-        kept = kept.scatter(1, length, True)  # the last observation of all is one too
+    def at(self, kept: Tensor) -> Trajectories:
+        """The same walks seen on the steps of `kept`, bool [B, T], alone; actions are those taken there."""
+        kept, length = F.pad(kept & self.mask, (0, 1)), self.mask.sum(1, keepdim=True)
+        kept = kept.scatter(1, length, True)  # the last observation of all is seen too
         order = (~kept).int().argsort(dim=1, stable=True)[:, : int(kept.sum(1).max())]
         return self._at(order, kept.gather(1, order)[:, 1:])
 
@@ -125,18 +99,6 @@ class Trajectories:
             leg=pick(self.leg, steps),
             subgoal=pick(self.subgoal, steps),
         )
-
-    def directions(self) -> Tensor:
-        """int64 [B, T]: 0 up, 1 right, 2 down, 3 left. The action in the gridworld; of the ant, the
-        direction of the next cell it enters."""
-        if not isinstance(self.world, AntSpec):
-            return self.action
-        cells, size = self.agent_cells(), self.world.grid_size
-        steps = torch.arange(cells.shape[1] - 1, device=cells.device)
-        moved = (cells[:, 1:] != cells[:, :-1]) & self.mask
-        following = torch.where(moved, steps, len(steps) - 1).flip(1).cummin(1).values.flip(1)
-        step = cells.gather(1, following + 1) - cells.gather(1, following)
-        return torch.where(step == -size, 0, torch.where(step == 1, 1, torch.where(step == size, 2, 3)))
 
 
 def pick(values: Tensor, at: Tensor) -> Tensor:
@@ -187,18 +149,3 @@ class Demonstrations(Protocol):
 
     def batches(self, size: int, seed: int, *key: str | int, start: int = 0) -> Iterator[Trajectories]:
         """Training batches for ever; batch i depends on (seed, key, i) alone, so runs can resume at i."""
-
-
-def ant_place(observation: Tensor, grid_size: int) -> Tensor:
-    """int64 [..., 2]: column, from the left, and row, from the bottom, of the ant's torso, from [..., F].
-
-    The place minus the place within the cell is the cell's centre: exact, also on a border.
-    """
-    centre = (observation[..., NUM_BODY - 2 : NUM_BODY] + 1) * (grid_size / 2) - observation[..., -2:] - 0.5
-    return centre.round().long().clamp(0, grid_size - 1)
-
-
-def ant_cells(observation: Tensor, grid_size: int) -> Tensor:
-    """int64 [...]: the cell the ant's torso is over, numbered as in `envs.pinpad`, from [..., F]."""
-    place = ant_place(observation, grid_size)
-    return (grid_size - 1 - place[..., 1]) * grid_size + place[..., 0]

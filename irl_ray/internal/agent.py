@@ -7,7 +7,6 @@ import os
 import numpy as np
 import torch
 
-from irl_ray.envs.worlds import AntSpec, ant_observation_size
 from irl_ray.errors import UserError
 from irl_ray.models import weights
 from irl_ray.models.weights import Artefact
@@ -56,7 +55,9 @@ class Agent:
             raise UserError(f"an episode of over {MAX_STEPS} steps: call agent.reset() when one starts")
         self._steps += 1
         base, meta, policy = (getattr(self.artefact, n) for n in ("base", "metacontroller", "policy"))
-        observed = self._observed(np.asarray(observation))
+        world = self.artefact.world
+        observed = torch.as_tensor(world.view(np.asarray(observation)))[None]
+        observed = observed.to(torch.int64 if world.discrete else torch.float32)
         if meta is None:
             top = base.upper_step(base.embed(observed), self._base, 0)
         else:
@@ -78,23 +79,7 @@ class Agent:
             top = base.upper_step(controlled, self._base, meta.layer)
         noise = torch.from_numpy(base.actions.noise(self._random, 1))
         action = base.actions.sample(base.action_inputs(top), noise, self.artefact.action_temperature)
-        return action[0].numpy() if base.continuous else int(action)
-
-    def _observed(self, observation: np.ndarray) -> torch.Tensor:
-        world = self.artefact.world
-        if isinstance(world, AntSpec):
-            size = ant_observation_size(world)
-            if observation.shape != (size,):
-                raise UserError(f"observation of shape {observation.shape}: expected ({size},)")
-            return torch.as_tensor(observation, dtype=torch.float32)[None]
-        if observation.shape == (world.num_cells * world.num_entities,):
-            observation = observation.reshape(world.num_entities, world.num_cells).argmax(-1)
-        if observation.shape != (world.num_entities,):
-            raise UserError(
-                f"observation of shape {observation.shape}: expected "
-                f"({world.num_cells * world.num_entities},) one-hot or ({world.num_entities},) cells"
-            )
-        return torch.as_tensor(observation, dtype=torch.long)[None]
+        return action[0].numpy() if action.dim() > 1 else int(action)
 
 
 def load_agent(name: str | os.PathLike[str], seed: int = 0, explore: bool = True) -> Agent:

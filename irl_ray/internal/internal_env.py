@@ -20,12 +20,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from irl_ray.envs.pinpad import PinpadSpec
-from irl_ray.envs.vector import autoreset_mode, rows_to_reset, seeds_of_rows
-from irl_ray.envs.worlds import vector_env, world_differences
 from irl_ray.errors import UserError
 from irl_ray.models.state import reset_rows, select_rows, write_rows
 from irl_ray.models.weights import Artefact
+from irl_ray.worlds.rows import autoreset_mode, rows_to_reset, seeds_of_rows
+from irl_ray.worlds.world import World, check_same
 
 
 class RawStep(NamedTuple):
@@ -74,7 +73,7 @@ class InternalVectorEnv(gym.vector.VectorEnv):
     def __init__(
         self,
         agent: Artefact,
-        world: PinpadSpec,
+        world: World,
         num_envs: int,
         *,
         threshold: float = 0.5,
@@ -86,8 +85,8 @@ class InternalVectorEnv(gym.vector.VectorEnv):
             raise UserError("the internal environment needs a metacontroller; run discovery first")
         self.base, self.meta, self.threshold = agent.base, agent.metacontroller, threshold
         self.action_temperature, self.clean_slate = action_temperature, clean_slate
-        check_world(agent, world)
-        self.raw = vector_env(world, num_envs)
+        check_same(agent.world, world)
+        self.raw = world.rows(num_envs)
         self.metadata = {"autoreset_mode": autoreset_mode(autoreset)}
         self._autoreset = autoreset == "next_step"
         self.num_envs = num_envs
@@ -235,17 +234,6 @@ class InternalVectorEnv(gym.vector.VectorEnv):
         everyone = np.ones(self.num_envs, bool)
         info = {"raw_steps": raw_steps, "_raw_steps": everyone, "success": success, "_success": everyone}
         return self.residual.numpy().copy(), reward, terminated, truncated, info
-
-
-def check_world(agent: Artefact, world: PinpadSpec) -> None:
-    """Refuses a world that the agent's base model cannot observe.
-
-    Raises:
-        UserError: naming the keys that differ.
-    """
-    different = world_differences(agent.world, world)
-    if different:
-        raise UserError(f"env_config: these weights were trained in another world: {different}")
 
 
 def _mask(rows: np.ndarray, size: int) -> np.ndarray:

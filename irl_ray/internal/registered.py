@@ -11,7 +11,6 @@ import gymnasium as gym
 import numpy as np
 
 from irl_ray.config import build, merge, to_plain
-from irl_ray.envs.worlds import env_id, world_spec
 from irl_ray.errors import UserError, did_you_mean
 from irl_ray.internal.internal_env import InternalVectorEnv
 from irl_ray.models import weights
@@ -85,7 +84,7 @@ def _world(agent: weights.Artefact, given: Mapping[str, Any]) -> Any:
     if not isinstance(given, Mapping):
         raise UserError(f"{here}: expected a mapping of settings, such as {{tasks: post_three_pairs}}, got {given!r}")
     if "preset" in given:
-        return world_spec(env_id(agent.world), given, here)
+        return agent.world.of(given, here)
     return build(type(agent.world), merge(to_plain(agent.world), given), here)
 
 

@@ -10,11 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from irl_ray.envs.pinpad import PinpadSpec
-from irl_ray.envs.worlds import vector_env
 from irl_ray.models.sequence_model import SequenceModel
 from irl_ray.models.state import reset_rows
 from irl_ray.seeding import generator
+from irl_ray.worlds.world import World
 
 Steer = Callable[[Tensor, dict[str, Any]], Tensor]
 
@@ -37,7 +36,7 @@ class RolloutSummary:
 @torch.no_grad()
 def roll_out(
     base: SequenceModel,
-    world: PinpadSpec,
+    world: World,
     episodes: int,
     seed: int,
     layer: int = 0,
@@ -60,7 +59,7 @@ def roll_out(
         free: no task: visits neither end an episode nor count; they are listed in `visits`.
         anew: a column of the info, such as "subgoal": where it changes, the base model's memory starts anew.
     """
-    env = vector_env(world, episodes)
+    env = world.rows(episodes)
     env.free = free
     random = generator(seed, "rollout", "actions")
     seeds = generator(seed, "rollout", "layouts").integers(2**62, size=episodes)

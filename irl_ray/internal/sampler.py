@@ -13,14 +13,13 @@ from dataclasses import dataclass, fields
 import numpy as np
 import torch
 
-from irl_ray.envs.pinpad import PinpadSpec
-from irl_ray.envs.vector import PinpadVectorEnv
-from irl_ray.envs.worlds import vector_env
 from irl_ray.internal.internal_env import InternalVectorEnv
 from irl_ray.models.code_policy import CodePolicy, gaussian_log_prob
 from irl_ray.models.sequence_model import SequenceModel
 from irl_ray.models.state import select_rows
 from irl_ray.models.weights import Artefact
+from irl_ray.worlds.rows import Rows
+from irl_ray.worlds.world import World
 
 SHRINK = 0.6  # drop finished rows once fewer than this share of the rows still run
 
@@ -160,7 +159,7 @@ class _Recorder:
 def sample_code_episodes(
     agent: Artefact,
     policy: CodePolicy | None,
-    world: PinpadSpec,
+    world: World,
     seeds: Sequence[int],
     *,
     threshold: float | None = None,
@@ -234,7 +233,7 @@ def sample_code_episodes(
 @torch.no_grad()
 def sample_raw_episodes(
     base: SequenceModel,
-    world: PinpadSpec,
+    world: World,
     seeds: Sequence[int],
     *,
     action_temperature: float = 1.0,
@@ -250,7 +249,7 @@ def sample_raw_episodes(
         explore: sample actions; else take the most likely one.
     """
     count = len(seeds)
-    env = vector_env(world, count)
+    env = world.rows(count)
     observed, _ = env.reset(seed=list(seeds))
     horizon = world.horizon
     noise = torch.from_numpy(np.stack([base.actions.noise(np.random.default_rng([s, 1]), horizon + 1) for s in seeds]))
@@ -283,7 +282,7 @@ def _record_ends(
     final: np.ndarray,
     terminated: np.ndarray,
     success: np.ndarray,
-    raw: PinpadVectorEnv,
+    raw: Rows,
 ) -> None:
     outcome = (final[over], terminated[over], success[over], raw.elapsed[over], raw.leg[over])
     recorder.ended(episode[over], *outcome)

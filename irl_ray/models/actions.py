@@ -5,10 +5,13 @@ from __future__ import annotations
 import math
 from typing import Protocol
 
+import gymnasium as gym
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from irl_ray.errors import UserError
 
 
 class Actions(Protocol):
@@ -16,9 +19,14 @@ class Actions(Protocol):
 
     Attributes:
         num_outputs: how many numbers the action head gives per step.
+        dtype: of the actions.
+        gentle: by how much weaker than others controllers begin that are trained with labels: a gait does not survive
+            a large random change of the stream.
     """
 
     num_outputs: int
+    dtype: torch.dtype
+    gentle: float
 
     def inputs(self, outputs: Tensor) -> Tensor:
         """What the head gives [..., num_outputs] -> the distribution's parameters, as RLlib's take them."""
@@ -41,6 +49,8 @@ class Actions(Protocol):
 
 class CategoricalActions:
     """Discrete actions; the parameters are logits."""
+
+    dtype, gentle = torch.int64, 1.0
 
     def __init__(self, count: int):
         self.num_outputs = count
@@ -74,6 +84,8 @@ class GaussianActions:
             outweighs, in the loss, the direction of the walk.
     """
 
+    dtype, gentle = torch.float32, 0.1
+
     def __init__(self, size: int, min_log_std: float):
         self.size, self.min_log_std, self.num_outputs = size, min_log_std, 2 * size
 
@@ -99,3 +111,20 @@ class GaussianActions:
 
     def mode(self, inputs: Tensor) -> Tensor:
         return inputs[..., : self.size]
+
+
+def actions_of(space: gym.Space, min_log_std: float) -> Actions:
+    """The distributions over a space of actions.
+
+    Args:
+        space: of the actions.
+        min_log_std: as for `GaussianActions`.
+
+    Raises:
+        UserError: if there are none for it.
+    """
+    if isinstance(space, gym.spaces.Discrete):
+        return CategoricalActions(int(space.n))
+    if isinstance(space, gym.spaces.Box) and len(space.shape) == 1:
+        return GaussianActions(space.shape[0], min_log_std)
+    raise UserError(f"action space {space}: expected Discrete, or a Box of one dimension")

@@ -13,17 +13,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from irl_ray.config import check_at_least
-from irl_ray.envs.pinpad import NUM_ACTIONS, PinpadSpec
-from irl_ray.envs.worlds import NUM_JOINTS, AntSpec, ant_observation_size
 from irl_ray.errors import UserError, did_you_mean
-from irl_ray.models.actions import Actions, CategoricalActions, GaussianActions
-from irl_ray.models.encoders import encoders_of
+from irl_ray.models.actions import Actions, actions_of
 from irl_ray.models.hawk import HawkMixer
 from irl_ray.models.state import State
 from irl_ray.models.transformer import CausalSelfAttention
+from irl_ray.worlds.world import World
 
 if TYPE_CHECKING:
-    from irl_ray.data.trajectories import Trajectories
+    pass
 
 
 MIXERS = {"transformer": CausalSelfAttention, "hawk": HawkMixer}
@@ -98,9 +96,9 @@ class SequenceModel(nn.Module):
         world: which it observes and acts in.
     """
 
-    def __init__(self, config: SequenceModelConfig, world: PinpadSpec):
+    def __init__(self, config: SequenceModelConfig, world: World):
         super().__init__()
-        encoders = encoders_of(world)
+        encoders = world.encoders
         if config.encoder not in encoders:
             raise UserError(
                 f"encoder: {config.encoder!r} does not fit.{did_you_mean(config.encoder, encoders)} "
@@ -112,16 +110,9 @@ class SequenceModel(nn.Module):
         self.encoder = encoders[config.encoder](world, config.width, config.embedding_std)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
         self.norm = nn.RMSNorm(config.width)
-        self.continuous = isinstance(world, AntSpec)
-        self.actions: Actions
-        if self.continuous:
-            self.actions = GaussianActions(NUM_JOINTS, config.min_log_std)
-            self.observation_head = nn.Linear(config.width, ant_observation_size(world))
-            self.direction_head = nn.Linear(config.width, NUM_ACTIONS)
-        else:
-            self.actions = CategoricalActions(NUM_ACTIONS)
-            self.agent_head = nn.Linear(config.width, world.num_cells)
-            self.static_head = nn.Linear(config.width, (world.num_entities - 1) * world.num_cells)
+        self.actions: Actions = actions_of(world.action_space, config.min_log_std)
+        for name, outputs in world.heads.items():
+            self.add_module(name, nn.Linear(config.width, outputs))
         self.action_head = nn.Linear(config.width, self.actions.num_outputs)
         for module in self.modules():
             if isinstance(module, nn.Linear):
@@ -167,35 +158,6 @@ class SequenceModel(nn.Module):
     def action_log_prob(self, residual: Tensor, action: Tensor) -> Tensor:
         """e_L [n, d] and actions [n] or [n, 8] -> log p(a_t | o_1:t) in nats [n]."""
         return self.actions.log_prob(self.action_inputs(residual), action)
-
-    def agent_logits(self, hidden: Tensor) -> Tensor:
-        """Normalised e_L [..., d] -> logits of the agent's next cell [..., C]."""
-        return self.agent_head(hidden)
-
-    def observation_change(self, hidden: Tensor) -> Tensor:
-        """Normalised e_L [..., d] -> mean of the ant's o_{t+1} - o_t [..., F]."""
-        return self.observation_head(hidden)
-
-    def direction_logits(self, hidden: Tensor) -> Tensor:
-        """Normalised e_L [..., d] -> logits of the direction in which the ant leaves its cell [..., 4]."""
-        return self.direction_head(hidden)
-
-    def cell_nll(self, top: Tensor, batch: Trajectories) -> Tensor:
-        """Sum over the steps on which the ant is new in its cell: -log p of the cell it enters next, in nats.
-
-        The observation term of Eq. 5 on the scale of cells (ours): what will be seen there next.
-
-        Args:
-            top: e_L [B, T, d] on the trajectories of `batch`.
-            batch: the ant's trajectories.
-        """
-        new = batch.entered()
-        logits = self.direction_logits(self.norm(top[new]))
-        return F.cross_entropy(logits, batch.directions()[new], reduction="sum")
-
-    def static_logits(self, hidden: Tensor) -> Tensor:
-        """Normalised e_L [..., d] -> logits of the cell of every colour and wall [..., E-1, C]."""
-        return self.static_head(hidden).unflatten(-1, (self.world.num_entities - 1, -1))
 
     def forward(self, observation: Tensor) -> Tensor:
         """Observation [B, T, ...] -> parameters of the action distribution [B, T, A]."""

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from irl_ray.data.trajectories import Trajectories, pieces_of
-from irl_ray.envs.symmetries import turned
 from irl_ray.models.metacontroller import Codes, Metacontroller
 from irl_ray.models.sequence_model import SequenceModel
 from irl_ray.models.state import reset_rows, select_rows, write_rows
@@ -47,7 +46,7 @@ def found_codes(
     """
     observed, layer = batch.observation[:, :-1], metacontroller.layer
     residual = base.lower(base.embed(observed), layer)
-    read = residual if symmetry is None else base.lower(base.embed(turned(batch.world, observed, symmetry)), layer)
+    read = residual if symmetry is None else base.lower(base.embed(batch.world.turned(observed, symmetry)), layer)
     summary = metacontroller.summarise(read, batch.mask)
     if clean_slate and layer:  # e_0 has no memory
         residual = _residuals_anew(base, metacontroller, batch, summary, noise, threshold, switch_noise)

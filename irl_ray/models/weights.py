@@ -22,17 +22,15 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from irl_ray import places
+from irl_ray import places, worlds
 from irl_ray.config import build, to_plain
-from irl_ray.envs.pinpad import PinpadSpec
-from irl_ray.envs.worlds import GRIDWORLD_ID, WORLDS, env_id
 from irl_ray.errors import UserError, did_you_mean
 from irl_ray.models.code_policy import CodePolicy, CodePolicyConfig
-from irl_ray.models.encoders import encoders_of
 from irl_ray.models.expert import Expert, ExpertConfig
 from irl_ray.models.metacontroller import Metacontroller, MetacontrollerConfig
 from irl_ray.models.segmenter import Segmenter, SegmenterConfig
 from irl_ray.models.sequence_model import SequenceModel, SequenceModelConfig
+from irl_ray.worlds.world import World
 
 FORMAT = 1
 PARTS = ("base", "metacontroller", "segmenter", "policy", "expert")
@@ -54,7 +52,7 @@ class Artefact:
         provenance: how each phase was run (configuration, seed, code revision), by phase.
     """
 
-    world: PinpadSpec
+    world: World
     base: SequenceModel | None = None
     metacontroller: Metacontroller | None = None
     segmenter: Segmenter | None = None
@@ -91,14 +89,14 @@ class Artefact:
         return {name: module for name in PARTS if (module := getattr(self, name)) is not None}
 
 
-def new_base(config: SequenceModelConfig, world: PinpadSpec) -> SequenceModel:
+def new_base(config: SequenceModelConfig, world: World) -> SequenceModel:
     """A fresh base model for a world."""
     return SequenceModel(config, world)
 
 
-def new_segmenter(config: SegmenterConfig, shape: SequenceModelConfig, world: PinpadSpec) -> Segmenter:
+def new_segmenter(config: SegmenterConfig, shape: SequenceModelConfig, world: World) -> Segmenter:
     """A fresh segment encoder that reads the observations of a world as a base model of this shape does."""
-    embedding = encoders_of(world)[shape.encoder](world, shape.width, shape.embedding_std)
+    embedding = world.encoders[shape.encoder](world, shape.width, shape.embedding_std)
     return Segmenter(config, shape, embedding)
 
 
@@ -134,8 +132,8 @@ def save(artefact: Artefact, folder: str | os.PathLike[str]) -> Path:
     save_file(tensors, weights.with_suffix(".partial"))
     config = {
         "format": FORMAT,
-        "environment": env_id(artefact.world),
-        "world": to_plain(artefact.world),
+        "environment": artefact.world.id,
+        "world": artefact.world.settings,
         **{part: to_plain(module.config) for part, module in artefact.parts.items()},
         "sha256": hashlib.sha256(weights.with_suffix(".partial").read_bytes()).hexdigest(),
         "metrics": artefact.metrics,
@@ -153,12 +151,10 @@ def save(artefact: Artefact, folder: str | os.PathLike[str]) -> Path:
 def card(artefact: Artefact) -> str:
     """The model card: what it is, how it was made, what was measured."""
     sizes = {part: sum(p.numel() for p in m.parameters()) for part, m in artefact.parts.items()}
-    world = artefact.world
     lines = [
         "# Model card",
         "",
-        f"World: {world.grid_size}x{world.grid_size} cells, {world.num_colours} colours, "
-        f"{world.num_walls} walls, {len(world.tasks)} pretraining tasks.",
+        f"World: {artefact.world.about}",
         "",
         "| part | parameters |",
         "|---|---|",
@@ -287,15 +283,14 @@ def described(name: str | os.PathLike[str]) -> Mapping[str, Any]:
     return _read_config(resolve(name) / "config.json")
 
 
-def described_world(name: str | os.PathLike[str]) -> PinpadSpec:
+def described_world(name: str | os.PathLike[str]) -> World:
     """The world that an artefact was trained in, without reading its weights."""
     folder = resolve(name)
     return _world_told(_read_config(folder / "config.json"), folder)
 
 
-def _world_told(config: Mapping[str, Any], folder: Path) -> PinpadSpec:
-    kind, _ = WORLDS[config.get("environment", GRIDWORLD_ID)]
-    return build(kind, config["world"], f"{folder}/config.json: world")
+def _world_told(config: Mapping[str, Any], folder: Path) -> World:
+    return worlds.told(config.get("environment", worlds.DEFAULT_ID), config["world"], f"{folder}/config.json: world")
 
 
 _HOW = {
@@ -317,7 +312,5 @@ def _read_config(path: Path) -> Mapping[str, Any]:
     missing = {"world", "metrics", "provenance"} - config.keys()
     if missing:
         raise UserError(f"{path}: lacks {', '.join(sorted(missing))}; train or download it again")
-    world = config.get("environment", GRIDWORLD_ID)
-    if world not in WORLDS:
-        raise UserError(f"{path}: environment {world!r} is unknown; this version knows {', '.join(WORLDS)}")
+    worlds.find(config.get("environment", worlds.DEFAULT_ID), f"{path}: environment")
     return config

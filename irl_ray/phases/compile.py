@@ -17,16 +17,15 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from irl_ray import worlds
 from irl_ray.analysis.codes import alignment_and_meaning
 from irl_ray.config import build, check_at_least
 from irl_ray.data.sources import open_demonstrations
 from irl_ray.data.trajectories import Trajectories
-from irl_ray.envs.worlds import preset_of
 from irl_ray.models import weights
 from irl_ray.models.metacontroller import Metacontroller
 from irl_ray.models.segmenter import Segmentation, SegmenterConfig, gumbel_noise
 from irl_ray.models.weights import Artefact, new_segmenter
-from irl_ray.phases import discover
 from irl_ray.phases.discover import CodesConfig, code_gates
 from irl_ray.phases.training import Phase, check_usable
 from irl_ray.seeding import torch_seed
@@ -52,17 +51,9 @@ class CompileConfig(CodesConfig):
         self.segmenter.code_size = self.metacontroller.code_size
 
 
-_SHARED = ("metacontroller", "optimizer", "steps", "batch_size", "post_task", "gate_episodes", "report_every",
-           "switch_tolerance", "action_temperature", "ties", "length_groups")  # fmt: skip
-PRESETS = {
-    env: {name: {k: v for k, v in preset.items() if k in _SHARED} for name, preset in presets.items()}
-    for env, presets in discover.PRESETS.items()
-}
-
-
 def compile_config(values: dict) -> CompileConfig:
     """Typed settings from a mapping with an optional `preset` and `env`; presets are discovery's."""
-    _, settings = preset_of(values, PRESETS, "config")
+    _, settings = worlds.with_phase_preset("compile", values)
     return build(CompileConfig, settings, "config")
 
 

@@ -11,13 +11,14 @@ baseline (C.4.1) the base model may be trained along.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+from irl_ray import worlds
 from irl_ray.analysis.codes import (
     class_mean_codes,
     codes_of,
@@ -27,11 +28,8 @@ from irl_ray.analysis.codes import (
     ways_to_tell,
 )
 from irl_ray.config import build, check_above_zero, check_at_least, check_device, check_share, to_plain
-from irl_ray.data.gridworld import TIES
-from irl_ray.data.sources import open_demonstrations
+from irl_ray.data.sources import TIES, open_demonstrations
 from irl_ray.data.trajectories import Trajectories, chosen_starts
-from irl_ray.envs.symmetries import NUM_SYMMETRIES
-from irl_ray.envs.worlds import ANT_ID, GRIDWORLD_ID, POST_TRAINING_TASKS, preset_of
 from irl_ray.errors import UserError
 from irl_ray.models import weights
 from irl_ray.models.metacontroller import Metacontroller, MetacontrollerConfig
@@ -164,94 +162,9 @@ class DiscoverConfig(CodesConfig):
             raise UserError("co_training: the teacher needs a frozen base model; set teacher.steps: 0")
 
 
-_TAUGHT = {
-    "optimizer": {"learning_rate": 1e-2, "schedule": "cosine"},
-    "metacontroller": {"layer": 0, "rank": None, "controller_scale": 1.0, "switch": "gumbel"},
-    "teacher": {"steps": 2400, "weigh_after": 600, "code_noise": 0.6},
-    "alpha": 0.1,
-    "steps": 2400,
-    "batch_size": 64,
-}
-_GRIDWORLD = {
-    "tiny": {
-        "optimizer": {"learning_rate": 5e-3, "schedule": "cosine"},
-        "metacontroller": {"code_size": 4, "memory_size": 8, "summary_size": 8, "rank": 4},
-        "alpha_hold": 0.25,
-        "alpha_ramp": 0.6,
-        "steps": 60,
-        "batch_size": 16,
-        "gate_episodes": 64,
-        "report_every": 20,
-        "post_task": POST_TRAINING_TASKS["tiny"],
-    },
-    "small": {
-        "optimizer": {"learning_rate": 3e-3, "schedule": "cosine"},
-        "metacontroller": {**_TAUGHT["metacontroller"], "decoder_hidden": None},
-        "ties": "rule",
-        "clean_slate": True,
-        "alpha": 0.1,
-        "alpha_hold": 0.2,
-        "alpha_ramp": 0.8,
-        "steps": 4000,
-        "batch_size": 64,
-        "length_groups": 2,
-        "post_task": POST_TRAINING_TASKS["small"],
-    },
-    "taught": {**_TAUGHT, "post_task": POST_TRAINING_TASKS["small"]},
-    "medium": {
-        **_TAUGHT,
-        "optimizer": {"learning_rate": 3e-3, "schedule": "cosine"},
-        "teacher": {**_TAUGHT["teacher"], "steps": 3000, "weigh_after": 800, "fill_prior": True},
-        "steps": 3000,
-        "post_task": POST_TRAINING_TASKS["medium"],
-    },
-    "paper": {
-        "optimizer": {"learning_rate": 1e-3},
-        "metacontroller": {"initial_log_std": 0.0, "initial_switch_bias": 0.0},
-        "post_task": POST_TRAINING_TASKS["paper"],
-    },
-}
-_ANT_GATES = {"post_task": "post_a2", "switch_tolerance": 5}
-_ANT = {
-    "tiny": {**_GRIDWORLD["tiny"], **_ANT_GATES, "gate_episodes": 16, "batch_size": 8, "steps": 20},
-    "small": {
-        "optimizer": {"learning_rate": 5e-3, "schedule": "cosine"},
-        "metacontroller": {
-            "layer": 0,
-            "rank": None,
-            "controller_scale": 0.1,
-            "switch": "gumbel",
-            "decoder_hidden": None,
-        },
-        "teacher": {
-            "steps": 1000,
-            "weigh_after": 300,
-            "code_noise": 0.3,
-            "window": 6,
-            "entry_batch_size": 128,
-            "cell_weight": 3.0,
-        },
-        "alpha": 0.1,
-        "steps": 1000,
-        "batch_size": 32,
-        "action_temperature": 0.2,
-        "gate_episodes": 512,
-        **_ANT_GATES,
-    },
-    "paper": {
-        "optimizer": {"learning_rate": 3e-4},
-        "metacontroller": {"initial_log_std": 0.0, "initial_switch_bias": 0.0, "rank": None},
-        "steps": 32_000,
-        "batch_size": 128,
-        **_ANT_GATES,
-    },
-}
-PRESETS = {GRIDWORLD_ID: _GRIDWORLD, ANT_ID: _ANT}
-
-
 def discover_config(values: dict) -> DiscoverConfig:
     """Typed settings from a mapping with an optional `preset` and `env`."""
-    _, settings = preset_of(values, PRESETS, "config")
+    _, settings = worlds.with_phase_preset("discover", values)
     return build(DiscoverConfig, settings, "config")
 
 
@@ -282,6 +195,8 @@ class Discover(Phase):
         check_usable(config.device)
         self.agent = weights.load(config.base, device=config.device)
         base, teacher = self.agent.base, config.teacher
+        if config.turned_summaries and self.agent.world.num_symmetries == 1:
+            raise UserError(f"turned_summaries: {self.agent.world.id} has no symmetries; leave it out")
         if 0 < teacher.steps <= teacher.weigh_after:
             raise UserError(
                 f"teacher.weigh_after={teacher.weigh_after}: expected below teacher.steps={teacher.steps}, or no "
@@ -387,7 +302,7 @@ class Discover(Phase):
             part, change, code, noisy = map(self.own, (part, change, code, noisy))
             mask = part.mask
             action = -base.action_log_prob(top[mask], part.action[mask]).sum()
-            cell = config.cell_weight * base.cell_nll(top, part) if config.cell_weight else 0.0
+            cell = config.cell_weight * part.world.entry_nll(base, top, part) if config.cell_weight else 0.0
             memory = meta.memory(residual)
             proposal = meta.encode(residual, memory, meta.summarise(residual, mask))
             error = ((proposal.mean - code) ** 2 + config.code_noise**2) / (2 * (2 * proposal.log_std).exp())
@@ -406,10 +321,11 @@ class Discover(Phase):
             "teacher/outcomes": float(len(teacher.codes)),
         }
         if config.entry_batch_size:
-            entries, nll = next(self._entries).to(self.config.device).at_entries(), torch.zeros_like(sums[0])
+            walks, nll = next(self._entries).to(self.config.device), torch.zeros_like(sums[0])
+            entries = walks.at(walks.world.entries(walks))
             for part in entries.split_by_length(self.config.length_groups):
                 _, top = self._steered(part, *teacher.segments(part))
-                loss = base.cell_nll(top, self.own(part)) / entries.mask.sum()
+                loss = part.world.entry_nll(base, top, self.own(part)) / entries.mask.sum()
                 (config.cell_weight * loss).backward()
                 nll += loss.detach()
             metrics["entry_nll"] = float(self.summed(nll))
@@ -446,7 +362,9 @@ class Discover(Phase):
         drawn = torch.rand(len(batch), cuts, 2, generator=self._noise, device=batch.mask.device)
         symmetry = None
         if config.turned_summaries:
-            symmetry = torch.randint(NUM_SYMMETRIES, (len(batch),), generator=self._noise, device=batch.mask.device)
+            symmetry = torch.randint(
+                batch.world.num_symmetries, (len(batch),), generator=self._noise, device=batch.mask.device
+            )
             symmetry = self.own(symmetry)
         batch, noise, switch_noise, drawn = map(self.own, (batch, noise, switch_noise, drawn))
         residual, codes = found_codes(base, meta, batch, noise, None, switch_noise, config.clean_slate, symmetry)
@@ -526,20 +444,20 @@ def code_gates(config: CodesConfig, agent: Artefact, codes: torch.Tensor, batch:
     alone = agent.base.upper(agent.base.embed(batch.observation[:, :-1]), 0)[batch.mask]
     log_prob = agent.base.action_log_prob(alone, batch.action[batch.mask])
     result = {"eval/action_nll_without_codes": -float(log_prob.mean())}
+    unseen = agent.world.with_tasks(config.post_task)
     for way, told in ways_to_tell(agent.world).items():
         means = class_mean_codes(codes, batch, told)
-        for label, tasks in (("", config.post_task), ("_training_tasks", agent.world.tasks)):
+        for label, world in (("", unseen), ("_training_tasks", agent.world)):
             for slate in (False, True):
                 result[f"injected_success{way}{label}{'_clean_slate' if slate else ''}"] = injected_success(
                     agent,
                     means,
-                    replace(agent.world, tasks=tasks),
+                    world,
                     config.gate_episodes,
                     config.seed,
                     config.action_temperature,
                     told=told,
                     clean_slate=slate,
                 )
-    unseen = replace(agent.world, tasks=config.post_task)
     trial = (config.gate_episodes, config.seed, config.action_temperature)
     return result | random_code_gates(agent, codes, unseen, batch, *trial)

@@ -10,13 +10,14 @@ import torch
 from ray.rllib.env.single_agent_env_runner import SingleAgentEnvRunner
 from ray.rllib.env.single_agent_episode import SingleAgentEpisode
 
-from irl_ray.envs.vector import PinpadVectorEnv
-from irl_ray.envs.worlds import vector_env, world_spec
-from irl_ray.internal.internal_env import InternalVectorEnv, check_world
+from irl_ray import worlds
+from irl_ray.internal.internal_env import InternalVectorEnv
 from irl_ray.internal.sampler import Episodes, sample_code_episodes, sample_raw_episodes
 from irl_ray.models import weights
 from irl_ray.rllib.episodes import log_episodes, to_rllib
 from irl_ray.seeding import seed_sequence
+from irl_ray.worlds.rows import Rows
+from irl_ray.worlds.world import check_same
 
 
 def episode_seed(seed: int, purpose: str, round_number: int, index: int) -> int:
@@ -31,7 +32,7 @@ class EpisodeRunner(SingleAgentEnvRunner):
         """Loads the frozen weights (by path, once per process) and opens the environment's spaces."""
         torch.set_num_threads(self.config.torch_threads)
         self.agent = weights.load(self.config.weights_name)
-        self.world = world_spec(self.config.env, self.config.env_config)
+        self.world = worlds.make(self.config.env, self.config.env_config)
         self.env = self.make_spaces()
         self.num_envs = self.config.num_envs_per_env_runner
         self._rounds = 0
@@ -98,9 +99,9 @@ class InternalRunner(EpisodeRunner):
 class RawRunner(EpisodeRunner):
     """Samples episodes in which the base model chooses raw actions."""
 
-    def make_spaces(self) -> PinpadVectorEnv:
-        check_world(self.agent, self.world)
-        return vector_env(self.world, 1)
+    def make_spaces(self) -> Rows:
+        check_same(self.agent.world, self.world)
+        return self.world.rows(1)
 
     def run_episodes(self, seeds: Sequence[int], explore: bool) -> Episodes:
         temperature = self.config.action_temperature

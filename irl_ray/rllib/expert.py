@@ -18,10 +18,10 @@ from ray.rllib.core.rl_module.torch import TorchRLModule
 from torch import Tensor, cat
 
 from irl_ray.config import build
-from irl_ray.envs.worlds import GUIDED_ANT_ID, ant_spec
 from irl_ray.models import weights
 from irl_ray.models.expert import Expert, ExpertConfig
 from irl_ray.rllib.checkpoints import seal
+from irl_ray.worlds.pinpad.specs import GUIDED_ANT_ID, AntSpec
 
 
 class ExpertModule(TorchRLModule, ValueFunctionAPI):
@@ -89,7 +89,7 @@ class ExpertPPO(PPO):
         config = self.config
         settings = {key: value for key, value in config.env_config.items() if key != "threads"}
         expert = self.get_module(DEFAULT_MODULE_ID).expert
-        artefact = weights.Artefact(ant_spec(settings), expert=expert)
+        artefact = weights.Artefact(AntSpec.of(settings), expert=expert)
         artefact.provenance["expert"] = {
             "seed": config.seed,
             "revision": weights.code_revision(),

@@ -45,11 +45,11 @@ class BasePolicyModule(TorchRLModule):
 
     def setup(self) -> None:
         self.policy = weights.load(self.model_config["base"]).base.requires_grad_(True)
-        self.action_dist_cls = TorchDiagGaussian if self.policy.continuous else TorchCategorical
+        self.action_dist_cls = TorchCategorical if self.policy.actions.dtype == torch.int64 else TorchDiagGaussian
 
     def _forward(self, batch: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
         """obs [B, T, ...] -> action_dist_inputs [B, T, A]; zeros on padding of long batches."""
-        observation = batch[Columns.OBS] if self.policy.continuous else batch[Columns.OBS].long()
+        observation = batch[Columns.OBS].long() if self.policy.world.discrete else batch[Columns.OBS]
         if Columns.LOSS_MASK not in batch:
             return {Columns.ACTION_DIST_INPUTS: self._inputs(observation)}
         # Most raw episodes fail early: groups of similar length save most of the padding.

@@ -15,9 +15,7 @@ from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.rllib.algorithms.registry import ALGORITHMS
 from ray.tune.result import DONE
 
-from irl_ray.envs.worlds import ANT_ID, GRIDWORLD_ID, GUIDED_ANT_ID
 from irl_ray.errors import UserError
-from irl_ray.internal import INTERNAL_ID
 from irl_ray.phases.compile import CompILE, compile_config
 from irl_ray.phases.discover import Discover, discover_config
 from irl_ray.phases.pretrain import Pretrain, pretrain_config
@@ -133,7 +131,7 @@ def register_everything() -> None:
     """Makes names resolvable on every worker: trainables and environments."""
     for name, cls in {**PHASES, **OWN_ALGORITHMS}.items():
         tune.register_trainable(name, cls)
-    for name in (GRIDWORLD_ID, ANT_ID, GUIDED_ANT_ID, INTERNAL_ID):
+    for name in [name for name in gym.registry if name.startswith("irl_ray/")]:
         tune.register_env(name, partial(open_env, name))
 
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import pytest
 import torch
 
-from irl_ray.envs.worlds import gridworld_spec
 from irl_ray.models import weights
 from irl_ray.models.metacontroller import Metacontroller, MetacontrollerConfig
 from irl_ray.models.sequence_model import SequenceModelConfig
 from irl_ray.models.weights import Artefact, new_base
+from irl_ray.worlds.pinpad.specs import GridworldSpec
 
 SETTINGS = {"preset": "small", "tasks": "post_three_pairs"}
-WORLD = gridworld_spec(SETTINGS)
+WORLD = GridworldSpec.of(SETTINGS)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -24,7 +24,7 @@ def one_thread():
 def small_agent():
     """Random weights at the size of the small scale; the switch fires about every fourth step."""
     torch.manual_seed(0)
-    world = gridworld_spec({"preset": "small"})
+    world = GridworldSpec.of({"preset": "small"})
     base = new_base(SequenceModelConfig(), world)
     agent = Artefact(world, base, Metacontroller(MetacontrollerConfig(layer=1), base.width, base.num_layers))
     for part in agent.parts.values():

@@ -10,15 +10,15 @@ import torch
 from test_speed import OneCopyWrapper, bare_products, median_seconds, report
 
 from irl_ray.data.trajectories import Trajectories
-from irl_ray.envs.ant import AntPinpadEnv, AntPinpadVectorEnv
-from irl_ray.envs.worlds import ant_spec
 from irl_ray.internal.sampler import sample_code_episodes
 from irl_ray.models.hawk import linear_scan, parallel_scan
 from irl_ray.models.metacontroller import Metacontroller, MetacontrollerConfig
 from irl_ray.models.weights import Artefact, new_base
 from irl_ray.phases.pretrain import pretrain_config, pretraining_losses
+from irl_ray.worlds.pinpad.ant import AntPinpadEnv, AntPinpadVectorEnv
+from irl_ray.worlds.pinpad.specs import AntSpec
 
-WORLD = ant_spec({"preset": "small", "tasks": "post_a2"})
+WORLD = AntSpec.of({"preset": "small", "tasks": "post_a2"})
 
 
 @pytest.fixture(scope="module")
@@ -105,7 +105,7 @@ def test_pretraining_step(benchmark, ant_agent):
 
     def step():
         for part in batch.split_by_length(4):
-            sum(pretraining_losses(base, part)).backward()
+            sum(pretraining_losses(base, part).values()).backward()
 
     benchmark.pedantic(step, rounds=5, warmup_rounds=1)
     report(benchmark, trajectories_per_s=64 / benchmark.stats.stats.median)

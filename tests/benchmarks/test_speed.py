@@ -16,12 +16,12 @@ import torch
 import torch.nn.functional as F
 from conftest import SETTINGS, WORLD
 
-from irl_ray.data.gridworld import GridworldExpert
-from irl_ray.envs.gridworld import GridPinpadEnv, GridPinpadVectorEnv
 from irl_ray.internal.sampler import sample_code_episodes
 from irl_ray.models.metacontroller import Metacontroller, MetacontrollerConfig
 from irl_ray.models.sequence_model import SequenceModelConfig
 from irl_ray.models.weights import new_base
+from irl_ray.worlds.pinpad.gridworld import GridPinpadEnv, GridPinpadVectorEnv
+from irl_ray.worlds.pinpad.stream import GridworldExpert
 
 
 def median_seconds(function, rounds=5):

@@ -25,9 +25,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from irl_ray.data.gridworld import GridworldExpert
 from irl_ray.data.trajectories import Trajectories, random_starts
-from irl_ray.envs.pinpad import PinpadSpec
+from irl_ray.worlds.pinpad.rules import PinpadSpec
+from irl_ray.worlds.pinpad.stream import GridworldExpert
 
 ALPHAS = (0.02, 0.05, 0.1, 0.17, 0.3, 0.5, 1.0)
 
@@ -82,7 +82,7 @@ def code_economics(expert: GridworldExpert, batch: Trajectories, start: Tensor |
     alone = _observed(batch, taken, begin)
     colours = torch.tensor([[c in s for c in range(batch.world.num_colours)] for s in batch.world.subgoals])
     subgoal = _observed(batch, taken, begin, colours[batch.subgoal])
-    told = -taken.gather(2, batch.target().clamp(min=0)[..., None])[..., 0].clamp_min(1e-9).log()
+    told = -taken.gather(2, batch.world.target(batch).clamp(min=0)[..., None])[..., 0].clamp_min(1e-9).log()
     total, nudge = (float(alone[where].sum()) * scale for where in (seen, seen & first))
     whole = _observed(batch, taken, torch.zeros_like(begin))
     cost = {name: float(whole[where].sum()) / segments for name, where in (("nudge", first), ("all", batch.mask))}

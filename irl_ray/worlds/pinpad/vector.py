@@ -10,55 +10,10 @@ import gymnasium as gym
 import numpy as np
 from gymnasium.vector import AutoresetMode
 
-from irl_ray.envs import pinpad, rendering
-from irl_ray.envs.pinpad import PinpadSpec
 from irl_ray.errors import UserError
-
-AUTORESET = {"next_step": AutoresetMode.NEXT_STEP, "disabled": AutoresetMode.DISABLED}
-
-
-def autoreset_mode(name: str) -> AutoresetMode:
-    """Gymnasium's mode by its name here.
-
-    Raises:
-        UserError: for any other, such as "same_step".
-    """
-    if name not in AUTORESET:
-        raise UserError(f"autoreset: expected {' or '.join(map(repr, AUTORESET))}, got {name!r}")
-    return AUTORESET[name]
-
-
-def rows_to_reset(options: dict[str, Any] | None, num_envs: int) -> np.ndarray:
-    """The rows that `options["reset_mask"]` (bool [N]) names, all of them without it.
-
-    Raises:
-        UserError: if the mask is of another type or shape.
-    """
-    given = (options or {}).get("reset_mask")
-    mask = np.ones(num_envs, bool) if given is None else np.asarray(given)
-    if mask.shape != (num_envs,) or mask.dtype != bool:
-        raise UserError(f"reset_mask: expected {num_envs} booleans, got {mask.dtype} of shape {mask.shape}")
-    return np.flatnonzero(mask)
-
-
-def seeds_of_rows(seed: int | Sequence[int | None] | None, rows: np.ndarray, num_envs: int) -> list[int | None]:
-    """The seeds of the rows that are reset, in their order; None where a row goes on with its own stream.
-
-    Args:
-        seed: one number, to which the row's own is added; or one for each of the rows that are reset, or for all N.
-        rows: the rows that are reset.
-        num_envs: N.
-
-    Raises:
-        UserError: if there are as many as neither.
-    """
-    if seed is None or isinstance(seed, (int, np.integer)):
-        return [None if seed is None else int(seed) + int(row) for row in rows]
-    if len(seed) == num_envs:
-        return [seed[row] for row in rows]
-    if len(seed) != len(rows):
-        raise UserError(f"seed: expected {len(rows)} or {num_envs} seeds, got {len(seed)}")
-    return list(seed)
+from irl_ray.worlds.pinpad import rendering, rules
+from irl_ray.worlds.pinpad.rules import PinpadSpec
+from irl_ray.worlds.rows import autoreset_mode, rows_to_reset, seeds_of_rows
 
 
 class PinpadVectorEnv(gym.vector.VectorEnv):
@@ -137,7 +92,7 @@ class PinpadVectorEnv(gym.vector.VectorEnv):
         owners = [self._generators[row] for row in rows]
         draw = lambda some: np.stack([owners[i].random(world.num_cells) for i in some])  # noqa: E731
         if len(rows):
-            self.entities[rows], self.distances[:, :, rows] = pinpad.sample_layouts(draw, len(rows), world)
+            self.entities[rows], self.distances[:, :, rows] = rules.sample_layouts(draw, len(rows), world)
         self.task[rows] = [owner.integers(len(world.tasks)) for owner in owners]
         self.leg[rows] = self.elapsed[rows] = 0
         self._finished[rows] = False

@@ -16,12 +16,12 @@ import torch
 
 from irl_ray.config import to_plain
 from irl_ray.data.shards import Demonstration, finished_shard, write_shard
-from irl_ray.envs.ant import AntPinpadVectorEnv
-from irl_ray.envs.guided import guided_view, to_world
-from irl_ray.envs.worlds import AntSpec
 from irl_ray.models import weights
 from irl_ray.models.expert import Expert
 from irl_ray.seeding import seed_sequence
+from irl_ray.worlds.pinpad.ant import AntPinpadVectorEnv
+from irl_ray.worlds.pinpad.guided import guided_view, to_world
+from irl_ray.worlds.pinpad.specs import AntSpec
 
 CAUSES = ("success", "wrong_colour", "wall", "off_grid", "fallen", "exploded", "too_slow")
 

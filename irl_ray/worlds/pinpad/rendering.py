@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from irl_ray.envs.pinpad import PinpadSpec, Task
 from irl_ray.errors import UserError
+from irl_ray.worlds.pinpad.rules import PinpadSpec, Task
 
 if TYPE_CHECKING:
     from PIL import Image, ImageFont

@@ -7,10 +7,10 @@ import warnings
 
 import numpy as np
 
-from irl_ray.envs import rendering
-from irl_ray.envs.ant_model import ant_model, mujoco
-from irl_ray.envs.worlds import AntSpec
 from irl_ray.errors import UserError
+from irl_ray.worlds.pinpad import rendering
+from irl_ray.worlds.pinpad.ant_model import ant_model, mujoco
+from irl_ray.worlds.pinpad.specs import AntSpec
 
 GRID, MARGIN = 288, 30  # pixels of the grid, and around it, where an ant is seen that has left
 FIELD_OF_VIEW = 8.0  # degrees, from far above: the torso is seen over the cell that it is in

@@ -14,11 +14,11 @@ from typing import Any, NamedTuple
 import gymnasium as gym
 import numpy as np
 
-from irl_ray.envs import pinpad
-from irl_ray.envs.ant import DIRECTIONS, AntPinpadVectorEnv
-from irl_ray.envs.ant_model import ANKLE_CENTRE
-from irl_ray.envs.vector import PinpadEnv
-from irl_ray.envs.worlds import ANKLE_SIGN, NUM_JOINTS
+from irl_ray.worlds.pinpad import rules
+from irl_ray.worlds.pinpad.ant import DIRECTIONS, AntPinpadVectorEnv
+from irl_ray.worlds.pinpad.ant_model import ANKLE_CENTRE
+from irl_ray.worlds.pinpad.senses import ANKLE_SIGN, NUM_JOINTS
+from irl_ray.worlds.pinpad.vector import PinpadEnv
 
 NUM_FEATURES = 42
 ANGLES = np.array([np.pi / 2, 0.0, -np.pi / 2, np.pi])  # of UP, RIGHT, DOWN, LEFT
@@ -50,7 +50,7 @@ def path_directions(cells: np.ndarray, target: np.ndarray, distances: np.ndarray
         distances: int16 [C, O, N] of `pinpad.shortest_distances`.
         table: int64 [C, 4] of `pinpad.next_cells`.
     """
-    return pinpad.action_distances(distances, cells, target, table).argmin(1)
+    return rules.action_distances(distances, cells, target, table).argmin(1)
 
 
 def guided_view(
@@ -59,14 +59,14 @@ def guided_view(
     """The view of every copy of `env` on its way to the colours `target` [N]."""
     qpos, qvel = env.qpos if qpos is None else qpos, env.qvel if qvel is None else qvel
     count, world, cells = len(target), env.world, env.entities[:, -1]
-    table = pinpad.next_cells(world.grid_size)
+    table = rules.next_cells(world.grid_size)
     heading = path_directions(cells, target, env.distances, table)
     ahead = table[cells, heading]
     after = path_directions(ahead, target, env.distances, table)
     arrives = env._colour_at[np.arange(count), ahead] == target
     turn = np.where(arrives, 2, (after - heading) % 4)  # 0 straight, 1 right, 3 left, 2 arrived
     # A neighbouring cell is free if the path could go on from there, or if it is the target.
-    reach = pinpad.action_distances(env.distances, cells, target, table) < pinpad.UNREACHABLE
+    reach = rules.action_distances(env.distances, cells, target, table) < rules.UNREACHABLE
     off = table[cells] == cells[:, None]
     sides = (heading[:, None] + np.array([1, 2, 3])) % 4
     blocked = np.take_along_axis(~reach | off, sides, 1)

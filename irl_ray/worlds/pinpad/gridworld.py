@@ -7,10 +7,10 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
-from irl_ray.envs import pinpad, rendering
-from irl_ray.envs.vector import PinpadEnv, PinpadVectorEnv
-from irl_ray.envs.worlds import gridworld_spec
 from irl_ray.errors import UserError
+from irl_ray.worlds.pinpad import rendering, rules
+from irl_ray.worlds.pinpad.specs import GridworldSpec
+from irl_ray.worlds.pinpad.vector import PinpadEnv, PinpadVectorEnv
 
 
 class GridPinpadVectorEnv(PinpadVectorEnv):
@@ -48,7 +48,7 @@ class GridPinpadVectorEnv(PinpadVectorEnv):
             `reset(options={"reset_mask": ...})`.
         render_mode: "ansi", "rgb_array" or "human"; draws the first copy.
         **world: `grid_size`, `num_colours`, `num_walls`, `horizon`, `tasks`,
-            `colours_per_subgoal`; see `irl_ray.envs.pinpad.PinpadSpec`.
+            `colours_per_subgoal`; see `irl_ray.worlds.pinpad.rules.PinpadSpec`.
 
     Randomness: copy i owns a generator; `reset(seed=s)` seeds copy i with s + i, a list seeds each.
     """
@@ -64,7 +64,7 @@ class GridPinpadVectorEnv(PinpadVectorEnv):
         render_mode: str | None = None,
         **world: Any,
     ):
-        spec = gridworld_spec(world)
+        spec = GridworldSpec.of(world)
         if observation not in ("onehot", "cells"):
             raise UserError(f"observation: expected 'onehot' or 'cells', got {observation!r}")
         self._onehot = observation == "onehot"
@@ -73,8 +73,8 @@ class GridPinpadVectorEnv(PinpadVectorEnv):
             self.single_observation_space = gym.spaces.Box(0.0, 1.0, (size,), np.float32)
         else:
             self.single_observation_space = gym.spaces.MultiDiscrete([spec.num_cells] * spec.num_entities)
-        self.single_action_space = gym.spaces.Discrete(pinpad.NUM_ACTIONS)
-        self._table = pinpad.next_cells(spec.grid_size)
+        self.single_action_space = gym.spaces.Discrete(rules.NUM_ACTIONS)
+        self._table = rules.next_cells(spec.grid_size)
         super().__init__(num_envs, spec, autoreset, render_mode)
 
     def _place(self, rows: np.ndarray, owners: list[np.random.Generator]) -> None:

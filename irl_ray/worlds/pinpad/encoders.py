@@ -1,44 +1,16 @@
-"""Observation encoders: cells of entities in, embedding e_0 out."""
+"""How a pin-pad's observations are read: cells of entities, or what an ant senses, in; embedding e_0 out."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from irl_ray.data.trajectories import ant_place
-from irl_ray.envs.pinpad import PinpadSpec
-from irl_ray.envs.worlds import NUM_BODY, AntSpec, ant_observation_size
-from irl_ray.errors import UserError
-
-
-class Encoder(nn.Module):
-    """Observations in, e_0 out.
-
-    Encoders of things that are somewhere hold one embedding for each (thing, place) in `table`.
-    """
-
-    table: nn.EmbeddingBag
-
-    def rows(self, observation: Tensor) -> Tensor:
-        """Rows of the table that an observation shows: [..., E or F] -> int64 [..., S].
-
-        Raises:
-            UserError: if the encoder has no table.
-        """
-        raise UserError(f"{type(self).__name__} has no table of things in view; set teacher.steps: 0, or use another")
-
-    @property
-    def num_rows(self) -> int:
-        return self.table.num_embeddings
-
-    def look_up(self, observation: Tensor) -> Tensor:
-        """Sum of the embeddings in view: [..., E or F] -> [..., d]."""
-        rows = self.rows(observation)
-        return self.table(rows.flatten(0, -2)).unflatten(0, rows.shape[:-1])
+from irl_ray.models.encoder import Encoder
+from irl_ray.worlds.pinpad.rules import PinpadSpec
+from irl_ray.worlds.pinpad.senses import NUM_BODY, ant_place
+from irl_ray.worlds.pinpad.specs import AntSpec
 
 
 class AbsoluteEncoder(Encoder):
@@ -108,7 +80,7 @@ class LinearEncoder(Encoder):
 
     def __init__(self, world: AntSpec, width: int, std: float):
         super().__init__()
-        self.map = nn.Linear(ant_observation_size(world), width)
+        self.map = nn.Linear(world.observation_size, width)
 
     def forward(self, observation: Tensor) -> Tensor:
         """float [..., F] -> [..., d]."""
@@ -154,8 +126,3 @@ ENCODERS = {
     "surroundings": partial(EgocentricEncoder, own_cell=False),
 }
 ANT_ENCODERS = {"linear": LinearEncoder, "relative": RelativeCellEncoder}
-
-
-def encoders_of(world: PinpadSpec) -> dict[str, Callable[[Any, int, float], Encoder]]:
-    """The encoders that fit a world's observations."""
-    return ANT_ENCODERS if isinstance(world, AntSpec) else ENCODERS

@@ -19,11 +19,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from irl_ray.data.gridworld import GridworldExpert
 from irl_ray.data.trajectories import Trajectories
-from irl_ray.envs import pinpad
-from irl_ray.envs.pinpad import PinpadSpec, Task
-from irl_ray.envs.worlds import NUM_BODY
+from irl_ray.worlds.pinpad import rules
+from irl_ray.worlds.pinpad.rules import PinpadSpec, Task
+from irl_ray.worlds.pinpad.senses import NUM_BODY
+from irl_ray.worlds.pinpad.stream import GridworldExpert
+from irl_ray.worlds.pinpad.walks import agent_cells, arrivals, at_entries, directions
 
 STRAY = 0.03
 
@@ -77,26 +78,21 @@ def arrival_floors(batch: Trajectories) -> dict[str, float]:
     There it is decided whereto, and nothing in the ant's motion tells yet. Its expert takes the first
     of the shortest paths; `STRAY` is the probability with which the observers think it does not.
     """
-    world, entries = batch.world, batch.at_entries()
-    distances = torch.from_numpy(pinpad.shortest_distances(ant_entities(batch), world))
-    table = torch.from_numpy(pinpad.next_cells(world.grid_size))
+    world, entries = batch.world, at_entries(batch)
+    distances = torch.from_numpy(rules.shortest_distances(ant_entities(batch), world))
+    table = torch.from_numpy(rules.next_cells(world.grid_size))
     rows, colours = torch.arange(len(batch)), torch.arange(world.num_colours)
-    ahead = table[entries.agent_cells()[:, :-1]][:, :, None, :]  # [B, K, 1, 4]
+    ahead = table[agent_cells(entries)[:, :-1]][:, :, None, :]  # [B, K, 1, 4]
     path = distances[ahead, colours[:, None], rows[:, None, None, None]].argmin(-1)  # [B, K, O]
     policy = F.one_hot(path, 4) * (1 - STRAY) + STRAY / 4
-    return _floors(entries, policy, entries.directions(), arrivals(entries))
-
-
-def arrivals(batch: Trajectories) -> Tensor:
-    """bool [B, T]: the first steps after a colour of the task was reached."""
-    return F.pad(batch.leg[:, 1:] != batch.leg[:, :-1], (1, 0)) & batch.mask
+    return _floors(entries, policy, directions(entries), arrivals(entries))
 
 
 def ant_entities(batch: Trajectories) -> np.ndarray:
     """int64 [B, E]: the cells of colours, walls and ant at the start, as the first observation tells them."""
     size, first = batch.world.grid_size, batch.observation[:, 0]
     between = (first[:, NUM_BODY:-2].unflatten(-1, (-1, 2)) + first[:, None, -2:]).round().long()
-    own = batch.agent_cells()[:, 0]
+    own = agent_cells(batch)[:, 0]
     line, column = own[:, None] // size - between[..., 1], own[:, None] % size + between[..., 0]
     return torch.cat([line * size + column, own[:, None]], 1).numpy()
 

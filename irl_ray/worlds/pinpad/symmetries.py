@@ -14,8 +14,9 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from irl_ray.envs.pinpad import PinpadSpec
-from irl_ray.envs.worlds import ANKLE_SIGN, AntSpec
+from irl_ray.worlds.pinpad.rules import PinpadSpec
+from irl_ray.worlds.pinpad.senses import ANKLE_SIGN
+from irl_ray.worlds.pinpad.specs import AntSpec
 
 NUM_SYMMETRIES = 8
 

@@ -15,10 +15,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from irl_ray.data.trajectories import Trajectories
-from irl_ray.envs import pinpad
-from irl_ray.envs.pinpad import PinpadSpec
 from irl_ray.errors import UserError
 from irl_ray.seeding import torch_seed
+from irl_ray.worlds.pinpad import rules
+from irl_ray.worlds.pinpad.rules import PinpadSpec
 
 POOL = 8
 TIES = ("free", "rule")
@@ -41,7 +41,7 @@ class GridworldExpert:
         if ties not in TIES:
             raise UserError(f"ties: expected one of {', '.join(TIES)}, got {ties!r}")
         self.spec, self.noise, self.device, self.ties = spec, noise, torch.device(device), ties
-        self.table = torch.as_tensor(pinpad.next_cells(spec.grid_size), device=self.device)
+        self.table = torch.as_tensor(rules.next_cells(spec.grid_size), device=self.device)
         legs = max(len(task) for task in spec.tasks)
         padded = [task + (task[-1],) * (legs - len(task)) for task in spec.tasks]
         self.tasks = torch.tensor(padded, device=self.device)  # [tasks, legs]
@@ -56,7 +56,7 @@ class GridworldExpert:
         """`count` trajectories; those that the horizon cuts keep their first T steps."""
         spec, device = self.spec, self.device
         uniform = lambda *shape: torch.rand(*shape, generator=random, device=device)  # noqa: E731
-        entities, distances = pinpad.sample_layouts(lambda rows: uniform(len(rows), spec.num_cells), count, spec, torch)
+        entities, distances = rules.sample_layouts(lambda rows: uniform(len(rows), spec.num_cells), count, spec, torch)
         rows = torch.arange(count, device=device)
         task = (uniform(count) * len(spec.tasks)).long()
         position = entities[:, -1]
@@ -69,15 +69,15 @@ class GridworldExpert:
         active = torch.ones(count, dtype=torch.bool, device=device)
         for _ in range(spec.horizon):
             target = self.tasks[task, leg.clamp(max=self.tasks.shape[1] - 1)]
-            after = pinpad.action_distances(distances, position, target, self.table, torch)
+            after = rules.action_distances(distances, position, target, self.table, torch)
             action = self._choose(after, uniform)
             if self.noise:
                 # A stray step may neither end the episode nor enter a pocket without a way on.
                 ahead = self.table[position]
                 stays = (ahead == position[:, None]) | wall_at.gather(1, ahead)
                 last = leg == self.task_lengths[task] - 1
-                harmless = stays | ((after < pinpad.UNREACHABLE) & ~(last[:, None] & (after == 0)))
-                stray = torch.where(harmless, uniform(count, pinpad.NUM_ACTIONS), -1.0).argmax(1)
+                harmless = stays | ((after < rules.UNREACHABLE) & ~(last[:, None] & (after == 0)))
+                stray = torch.where(harmless, uniform(count, rules.NUM_ACTIONS), -1.0).argmax(1)
                 swap = (uniform(count) < self.noise) & harmless.any(1)
                 action = torch.where(swap, stray, action)
             cell = self.table[position, action]
@@ -104,7 +104,6 @@ class GridworldExpert:
             task=task,
             leg=leg,
             subgoal=subgoal.masked_fill(~mask, -1),
-            distances=distances,
         )
 
     def stream(self, batch_size: int, seed: int, *key: str | int, start: int = 0) -> Iterator[Trajectories]:
@@ -136,10 +135,11 @@ class GridworldExpert:
         position = batch.observation[:, :-1, -1]  # [B, T]
         colours = torch.arange(self.spec.num_colours, device=self.device)
         rows = torch.arange(len(batch), device=self.device)
-        after = batch.distances[
+        distances = rules.shortest_distances(batch.observation[:, 0], self.spec, torch)
+        after = distances[
             self.table[position][:, :, None, :], colours[:, None], rows[:, None, None, None]
         ]  # [B, T, O, A]
         optimal = (after == after.amin(-1, keepdim=True)).float()
         if self.ties == "rule":
-            return F.one_hot(optimal.argmax(-1), pinpad.NUM_ACTIONS).float()
+            return F.one_hot(optimal.argmax(-1), rules.NUM_ACTIONS).float()
         return optimal / optimal.sum(-1, keepdim=True)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
 
-from irl_ray.envs.ant_model import ANKLE_CENTRE, TIMESTEP, ant_model, mujoco
-from irl_ray.envs.ant_picture import AntCamera
-from irl_ray.envs.vector import PinpadEnv, PinpadVectorEnv
-from irl_ray.envs.worlds import ANKLE_SIGN, CONTROL_STEPS, NUM_JOINTS, AntSpec, ant_observation_size, ant_spec
 from irl_ray.errors import UserError
+from irl_ray.worlds.pinpad.ant_model import ANKLE_CENTRE, TIMESTEP, ant_model, mujoco
+from irl_ray.worlds.pinpad.ant_picture import AntCamera
+from irl_ray.worlds.pinpad.senses import ANKLE_SIGN, NUM_JOINTS
+from irl_ray.worlds.pinpad.specs import CONTROL_STEPS, AntSpec
+from irl_ray.worlds.pinpad.vector import PinpadEnv, PinpadVectorEnv
 
 HEIGHT_RANGE = (0.2, 1.0)  # metres; outside it the episode ends
 START_HEIGHT, START_NOISE = 0.55, 0.1
@@ -76,7 +76,7 @@ class AntPinpadVectorEnv(PinpadVectorEnv):
         threads: of the physics; 0 steps in the calling thread. Results do not depend on it.
         autoreset: "next_step" or "disabled", as for the gridworld.
         render_mode: "rgb_array" or "human"; draws the first copy.
-        **world: see `irl_ray.envs.worlds.AntSpec`.
+        **world: see `irl_ray.worlds.pinpad.specs.AntSpec`.
     """
 
     metadata = {"render_modes": ["rgb_array", "human"], "render_fps": 20}
@@ -91,10 +91,8 @@ class AntPinpadVectorEnv(PinpadVectorEnv):
         render_mode: str | None = None,
         **world: Any,
     ):
-        spec = ant_spec(world)
-        size = ant_observation_size(spec)
-        self.single_observation_space = gym.spaces.Box(-np.inf, np.inf, (size,), np.float32)
-        self.single_action_space = gym.spaces.Box(-1.0, 1.0, (NUM_JOINTS,), np.float32)
+        spec = AntSpec.of(world)
+        self.single_observation_space, self.single_action_space = spec.observation_space, spec.action_space
         super().__init__(num_envs, spec, autoreset, render_mode)
         self.metadata["render_fps"] = round(1 / (TIMESTEP * CONTROL_STEPS[spec.control]))
         self.model = ant_model(spec.control)

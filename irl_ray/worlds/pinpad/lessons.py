@@ -15,13 +15,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from irl_ray.analysis.codes import target_cells
-from irl_ray.data.gridworld import GridworldExpert
 from irl_ray.data.trajectories import Trajectories
-from irl_ray.envs.pinpad import NUM_ACTIONS
 from irl_ray.models.metacontroller import ControllerDecoder
 from irl_ray.models.weights import Artefact
 from irl_ray.seeding import torch_seed
+from irl_ray.worlds.pinpad.rules import NUM_ACTIONS
+from irl_ray.worlds.pinpad.stream import GridworldExpert
+from irl_ray.worlds.pinpad.walks import target_cells
 
 MEANINGS = ("subgoal", "target cell", "action")
 CODE_SIZE = 8

@@ -7,8 +7,8 @@ import os
 from pathlib import Path
 from xml.etree import ElementTree
 
-from irl_ray.envs.worlds import ANKLE_SIGN
 from irl_ray.errors import UserError
+from irl_ray.worlds.pinpad.senses import ANKLE_SIGN
 
 try:
     import mujoco

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gymnasium as gym
 
-from irl_ray.envs.worlds import ANT_ID, GRIDWORLD_ID, GUIDED_ANT_ID
+from irl_ray.worlds.pinpad.specs import ANT_ID, GRIDWORLD_ID, GUIDED_ANT_ID
 
 _CLASSES = {
     GRIDWORLD_ID: ("gridworld:GridPinpadEnv", "gridworld:GridPinpadVectorEnv"),
@@ -14,4 +14,6 @@ _CLASSES = {
 
 for _id, (_single, _vector) in _CLASSES.items():
     if _id not in gym.registry:
-        gym.register(_id, entry_point=f"irl_ray.envs.{_single}", vector_entry_point=f"irl_ray.envs.{_vector}")
+        gym.register(
+            _id, entry_point=f"irl_ray.worlds.pinpad.{_single}", vector_entry_point=f"irl_ray.worlds.pinpad.{_vector}"
+        )

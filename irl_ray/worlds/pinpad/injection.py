@@ -13,11 +13,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from irl_ray.envs.pinpad import PinpadSpec
 from irl_ray.errors import UserError
 from irl_ray.internal.internal_env import InternalVectorEnv
 from irl_ray.models.weights import Artefact
 from irl_ray.seeding import generator
+from irl_ray.worlds.world import World
 
 
 @dataclass
@@ -38,7 +38,7 @@ class Walks:
 @torch.no_grad()
 def free_walks(
     agent: Artefact,
-    world: PinpadSpec,
+    world: World,
     episodes: int,
     seed: int,
     temperature: float = 1.0,
@@ -91,7 +91,7 @@ def free_walks(
     return walks
 
 
-def codes_of_one_subgoal(walks: Walks, world: PinpadSpec) -> tuple[np.ndarray, np.ndarray]:
+def codes_of_one_subgoal(walks: Walks, world: World) -> tuple[np.ndarray, np.ndarray]:
     """Codes under which exactly one subgoal's colours were visited, in order, before the next switch.
 
     Returns:
@@ -117,7 +117,7 @@ def next_colour(walks: Walks, step: int) -> np.ndarray:
     return later[np.arange(len(later)), first]
 
 
-def last_subgoal(walks: Walks, step: int, world: PinpadSpec) -> np.ndarray:
+def last_subgoal(walks: Walks, step: int, world: World) -> np.ndarray:
     """int64 [N]: the subgoal that the colours entered before `step` end with, -1 if they end with none."""
     names, size = {colours: number for number, colours in enumerate(world.subgoals)}, world.colours_per_subgoal
     visited = [row[row >= 0][-size:].tolist() for row in walks.entered[:, :step]]
@@ -125,7 +125,7 @@ def last_subgoal(walks: Walks, step: int, world: PinpadSpec) -> np.ndarray:
 
 
 def injection(
-    agent: Artefact, world: PinpadSpec, episodes: int, seed: int, step: int = 30, temperature: float = 1.0
+    agent: Artefact, world: World, episodes: int, seed: int, step: int = 30, temperature: float = 1.0
 ) -> dict[str, float | None]:
     """Collects codes, injects them on new layouts, and compares with the same walks left alone.
 

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from irl_ray.errors import UserError, did_you_mean
+from irl_ray.worlds.world import World
 
 Array = Any  # numpy.ndarray or torch.Tensor; the two are never mixed in one call
 Task = tuple[int, ...]
@@ -76,7 +77,7 @@ TASKS: dict[str, tuple[Task, ...]] = {
 
 
 @dataclass(frozen=True)
-class PinpadSpec:
+class PinpadSpec(World):
     """What defines a pin-pad world (Appendix A).
 
     Attributes:
@@ -88,6 +89,8 @@ class PinpadSpec:
         colours_per_subgoal: how many consecutive colours of a task make one ground-truth subgoal
             (2 for the gridworld, 1 for the ant). Only labels for analysis depend on it.
     """
+
+    target_name = "colour"
 
     grid_size: int
     num_colours: int
@@ -128,6 +131,14 @@ class PinpadSpec:
     @property
     def num_subgoals(self) -> int:
         return len(self.subgoals)
+
+    @property
+    def legs_per_subgoal(self) -> int:
+        return self.colours_per_subgoal
+
+    @property
+    def num_targets(self) -> int:
+        return self.num_colours
 
     @property
     def subgoals(self) -> tuple[Task, ...]:
