@@ -15,10 +15,11 @@ from torch import Tensor
 from irl_ray.analysis.probe import probe_accuracy
 from irl_ray.data.trajectories import Trajectories
 from irl_ray.internal.rollout import roll_out
+from irl_ray.internal.sampler import sample_code_episodes
 from irl_ray.models.metacontroller import Codes
 from irl_ray.models.steering import found_codes, steered_log_prob
 from irl_ray.models.weights import Artefact
-from irl_ray.seeding import torch_seed
+from irl_ray.seeding import generator, torch_seed
 from irl_ray.worlds.world import World
 
 
@@ -225,6 +226,15 @@ def random_code_gates(
     return result
 
 
+def prior_success(
+    agent: Artefact, world: World, episodes: int, seed: int, threshold: float, temperature: float
+) -> dict[str, float]:
+    """Success under codes drawn from N(0, I) at every switch, which is where RL over them starts from; no labels."""
+    seeds = generator(seed, "prior").integers(2**62, size=episodes).tolist()
+    trial = {"threshold": threshold, "action_temperature": temperature, "clean_slate": False}
+    return {"prior_success": float(sample_code_episodes(agent, None, world, seeds, **trial).success.mean())}
+
+
 def metacontroller_gates(
     agent: Artefact, batch: Trajectories, threshold: float, tolerance: int = 1, clean_slate: bool = False
 ) -> dict[str, float]:
@@ -258,13 +268,16 @@ def alignment_and_meaning(beta: Tensor, code: Tensor, batch: Trajectories, toler
 
     Returns:
         Alignment, meaning, and `gate_score`, which a search may maximise: F1 times the share by
-        which the subgoal probe exceeds chance.
+        which the subgoal probe exceeds chance. In worlds without labels the number of switches alone.
     """
-    change, again = subgoal_starts(batch)
     switched = (beta.numpy() > 0.5) & batch.mask.numpy()
     switched[:, 0] = False
+    count = {"switches_per_episode": float(1 + switched.sum(1).mean())}
+    if not batch.world.num_subgoals:
+        return count
+    change, again = subgoal_starts(batch)
     result = {
-        "switches_per_episode": float(1 + switched.sum(1).mean()),
+        **count,
         "subgoals_per_episode": float(1 + change.sum(1).mean()),
         **switch_alignment(switched, change, again, tolerance),
         **code_meaning(code, batch),

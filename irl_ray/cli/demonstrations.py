@@ -111,21 +111,24 @@ def _shards(
 def info(options: argparse.Namespace) -> int:
     """`irl-ray data info FOLDER`."""
     manifest = shards.read_manifest(options.folder)
-    world = manifest["world"]
-    lines = {
-        "environment": manifest["environment"],
-        "world": ", ".join(f"{k} {v}" for k, v in world.items() if k != "tasks"),
-        "tasks": " ".join("-".join(map(str, task)) for task in world["tasks"]),
-        "expert": str(manifest.get("expert"))[:16]
-        + (", mean actions" if manifest.get("deterministic") else ", sampled"),
-        "seed": manifest.get("seed"),
-        "episodes": f"{manifest.get('episodes')}, kept {manifest['kept']} ({manifest.get('success_rate', 0):.3f})",
+    world = shards.world_of(manifest, options.folder)
+    settings = ", ".join(f"{k} {v}" for k, v in manifest["world"].items() if k != "tasks")
+    lines = {"environment": manifest["environment"], "world": settings, "tasks": world.tasks_told}
+    if "source" in manifest:
+        lines["source"] = manifest["source"]
+    if "expert" in manifest:
+        acting = "mean actions" if manifest.get("deterministic") else "sampled"
+        lines |= {"expert": f"{str(manifest['expert'])[:16]}, {acting}", "seed": manifest.get("seed")}
+    rate = f" ({manifest['success_rate']:.3f})" if "success_rate" in manifest else ""
+    lines |= {
+        "episodes": f"{manifest.get('episodes')}, kept {manifest['kept']}{rate}",
         "ends": ", ".join(f"{cause} {number}" for cause, number in manifest.get("ends", {}).items() if number),
         "steps": f"{manifest['steps']:,}, {manifest['steps'] / max(1, manifest['kept']):.1f} per trajectory",
         "shards": len(manifest["shards"]),
     }
     for name, value in lines.items():
-        print(f"{name:<14}{value}")
+        if value != "":
+            print(f"{name:<14}{value}")
     return 0
 
 

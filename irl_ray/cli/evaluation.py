@@ -69,7 +69,7 @@ def evaluate(options: argparse.Namespace) -> int:
         "episodes": len(episodes),
         "success_rate": float(success.mean()),
         "standard_error": float(success.std() / len(success) ** 0.5),
-        "colours_per_episode": float(episodes.legs.mean()),
+        "legs_per_episode": float(episodes.legs.mean()),
         "raw_steps_per_episode": float(episodes.raw_steps.mean()),
         "decisions_per_episode": float(episodes.decisions.mean()),
         "seed": options.seed,
@@ -115,11 +115,9 @@ def evaluate_expert(options: argparse.Namespace) -> int:
 
 def evaluation_world(agent: Artefact, overrides: dict[str, Any]) -> World:
     """The world of the agent's last RL phase, else of its demonstrations, changed by `overrides`."""
-    world = agent.world.settings
+    trained: dict[str, Any] = {}
     for phase in ("RawRL", "InternalRL"):
         if phase in agent.provenance:
-            trained = agent.provenance[phase].get("env_config", {})
-            world = merge(world, {k: v for k, v in trained.items() if k != "preset"})
-    if "preset" in overrides:
-        return agent.world.of(overrides, "--env-config")
-    return agent.world.of(merge(world, overrides), "--env-config")
+            told = agent.provenance[phase].get("env_config", {})
+            trained = merge(trained, {k: v for k, v in told.items() if k != "preset"})
+    return agent.world.changed(overrides if "preset" in overrides else merge(trained, overrides), "--env-config")

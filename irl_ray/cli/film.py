@@ -35,7 +35,7 @@ def check(path: str) -> None:
 
 def record(agent: Artefact, world: World, seed: int, explore: bool) -> list[np.ndarray]:
     """Frames of the first successful of `TRIES` episodes, else of the last; how it ended stays for two seconds."""
-    env = world.rows(1)
+    env = world.drawn_row()
     env.reset(seed=seed)
     env.frame()  # without OpenGL it fails here, before any episode
     seeds = range(seed, seed + TRIES)

@@ -45,10 +45,20 @@ def parser() -> argparse.ArgumentParser:
     collect.add_argument("--threads", type=int, default=0, help="of the physics, per process")
     collect.add_argument("--workers", type=int, default=0, help="Ray workers; 0 collects in this process")
     collect.add_argument("--shard", type=int, default=4096, help="episodes per shard (default: 4096)")
+    check = commands.add_parser("check", help="will a world and its demonstrations work, and what is left out?")
+    check.add_argument("env", help="such as my_worlds:Chain-v0")
+    check.add_argument("--env-config", type=json_object, default=None, help="its settings as JSON")
+    check.add_argument("--data", metavar="SOURCE", help="minari:ID, or a folder of .npz episodes")
+    check.add_argument("--seed", type=int, default=0)
     data = commands.add_parser("data", help="look at, check or convert demonstrations")
     actions = data.add_subparsers(dest="action", required=True)
     for name, what in (("info", "what a folder holds"), ("verify", "check every shard")):
         actions.add_parser(name, help=what).add_argument("folder")
+    imported = actions.add_parser("import", help="make shards of others' demonstrations")
+    imported.add_argument("source", help="minari:ID, or a folder of .npz episodes")
+    imported.add_argument("--env", required=True, help="the world they are of, such as my_worlds:Chain-v0")
+    imported.add_argument("--env-config", type=json_object, default=None, help="its settings as JSON")
+    imported.add_argument("--out", required=True, help="folder for the shards")
     export = actions.add_parser("export", help="convert to another format")
     export.add_argument("folder")
     export.add_argument("--minari", required=True, metavar="ID", help="as a Minari dataset, such as ant/pinpad-v0")
@@ -98,6 +108,7 @@ def _main(arguments: list[str] | None) -> int:
     commands = {
         "phase": run_phase,
         "collect": collect_demonstrations,
+        "check": check_world,
         "data": on_demonstrations,
         "card": print_card,
         "curve": draw_curve,
@@ -118,10 +129,19 @@ def collect_demonstrations(options: argparse.Namespace) -> int:
 
 
 def on_demonstrations(options: argparse.Namespace) -> int:
-    """`irl-ray data info|verify|export FOLDER`."""
-    from irl_ray.cli import demonstrations
+    """`irl-ray data info|verify|export FOLDER`, `irl-ray data import SOURCE`."""
+    from irl_ray.cli import check, demonstrations
 
+    if options.action == "import":
+        return check.import_data(options)
     return getattr(demonstrations, options.action)(options)
+
+
+def check_world(options: argparse.Namespace) -> int:
+    """`irl-ray check WORLD`."""
+    from irl_ray.cli.check import check
+
+    return check(options)
 
 
 def print_card(options: argparse.Namespace) -> int:

@@ -63,7 +63,7 @@ COLUMNS: dict[str, list[Column]] = {
         ("raw steps", "env_runners/num_raw_steps_lifetime", _count),
         ("raw steps/s", "env_runners/raw_steps_per_s", _count),
         ("codes/ep", "env_runners/codes_per_episode", _fixed(1)),
-        ("colours/ep", "env_runners/legs_mean", _fixed(2)),
+        ("legs/ep", "env_runners/legs_mean", _fixed(2)),
         ("entropy", "learners/default_policy/entropy", _fixed(2)),
         ("KL", "learners/default_policy/kl_to_old_policy", _fixed(4)),
     ],

@@ -20,11 +20,14 @@ def run_command(name: str, command: Callable[[], int]) -> int:
     """Runs a command; returns its exit code, 2 after a user's mistake, of which one line tells.
 
     A letter that the console cannot show becomes a question mark; who reads no further (`| head`) ends the command.
+    Modules in the present folder can be imported, after all that is installed: worlds are named by them.
 
     Args:
         name: of the console script.
         command: what it does.
     """
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # not where something else collects what is printed
             stream.reconfigure(errors="replace")

@@ -6,8 +6,8 @@ A folder holds `manifest.json` and `shard-00000.parquet`, ... A row is one succe
 |---|---|---|
 | episode | int64 | number of the episode in the collection; failed ones are missing |
 | length | int32 | T |
-| observation | list<float16>, (T+1) F | o_1 ... o_{T+1} |
-| action | list<float16>, T A | a_1 ... a_T |
+| observation | list of numbers, (T+1) F | o_1 ... o_{T+1}, each flat |
+| action | list of numbers, T A | a_1 ... a_T |
 | task | int32 | ground truth, for analysis only |
 | leg, subgoal | list<int8>, T | ground truth, for analysis only |
 
@@ -31,7 +31,6 @@ import pyarrow.parquet as pq
 import torch
 
 from irl_ray import places, worlds
-from irl_ray.config import to_plain
 from irl_ray.data.trajectories import Trajectories
 from irl_ray.errors import UserError
 from irl_ray.seeding import torch_seed
@@ -41,17 +40,20 @@ SCHEMA = 1
 MANIFEST = "manifest.json"
 TRAINING_COLUMNS = ("episode", "length", "observation", "action")
 TRUTH_COLUMNS = ("task", "leg", "subgoal")
-_TYPES = pa.schema(
-    [
-        ("episode", pa.int64()),
-        ("length", pa.int32()),
-        ("observation", pa.list_(pa.float16())),
-        ("action", pa.list_(pa.float16())),
-        ("task", pa.int32()),
-        ("leg", pa.list_(pa.int8())),
-        ("subgoal", pa.list_(pa.int8())),
-    ]
-)
+
+
+def _schema(observation: np.dtype, action: np.dtype) -> pa.Schema:
+    return pa.schema(
+        [
+            ("episode", pa.int64()),
+            ("length", pa.int32()),
+            ("observation", pa.list_(pa.from_numpy_dtype(observation))),
+            ("action", pa.list_(pa.from_numpy_dtype(action))),
+            ("task", pa.int32()),
+            ("leg", pa.list_(pa.int8())),
+            ("subgoal", pa.list_(pa.int8())),
+        ]
+    )
 
 
 @dataclass
@@ -59,9 +61,10 @@ class Demonstration:
     """One successful trajectory; see the columns above.
 
     Attributes:
-        observation: [T+1, F].
-        action: [T, A].
-        leg, subgoal: [T].
+        observation: [T+1, ...], of the type in which it is stored.
+        action: [T, ...], likewise.
+        task: number of the task, -1 where it is not known.
+        leg, subgoal: [T], -1 where they are not known.
     """
 
     episode: int
@@ -89,15 +92,17 @@ def write_shard(
     columns = {
         "episode": [d.episode for d in demonstrations],
         "length": [len(d.action) for d in demonstrations],
-        "observation": [d.observation.astype(np.float16).ravel() for d in demonstrations],
-        "action": [d.action.astype(np.float16).ravel() for d in demonstrations],
+        "observation": [d.observation.ravel() for d in demonstrations],
+        "action": [d.action.ravel() for d in demonstrations],
         "task": [d.task for d in demonstrations],
         "leg": [d.leg.astype(np.int8) for d in demonstrations],
         "subgoal": [d.subgoal.astype(np.int8) for d in demonstrations],
     }
     path = shard_path(folder, number)
     partial = path.with_suffix(".partial")
-    schema = _TYPES.with_metadata({"made": json.dumps(made)})
+    first = demonstrations[0] if demonstrations else None
+    types = (first.observation.dtype, first.action.dtype) if first else (np.dtype(np.float16),) * 2
+    schema = _schema(*types).with_metadata({"made": json.dumps(made)})
     pq.write_table(pa.table(columns, schema=schema), partial, compression="zstd")
     os.replace(partial, path)
     return _entry(path, columns["length"])
@@ -140,7 +145,7 @@ def write_manifest(folder: Path, world: World, shards: list[dict[str, Any]], mad
     manifest = {
         "schema": SCHEMA,
         "environment": world.id,
-        "world": to_plain(world),
+        "world": world.settings,
         "kept": sum(shard["episodes"] for shard in shards),
         "steps": sum(shard["steps"] for shard in shards),
         **made,
@@ -167,7 +172,7 @@ def read_manifest(folder: str | os.PathLike[str]) -> dict[str, Any]:
     if not isinstance(manifest, dict) or manifest.get("schema") != SCHEMA:
         raise UserError(f"{path}: not a manifest of schema {SCHEMA}; collect the data again")
     missing = {"environment", "world", "shards"} - manifest.keys()
-    if missing or manifest["environment"] not in worlds.known():
+    if missing:
         raise UserError(f"{path}: incomplete ({', '.join(sorted(missing)) or 'environment'}); collect the data again")
     shards, needed = manifest["shards"], {"file", "episodes", "sha256"}
     if not isinstance(shards, list) or not all(isinstance(s, dict) and needed <= s.keys() for s in shards):
@@ -195,7 +200,7 @@ def check_shard(folder: Path, entry: dict[str, Any], thorough: bool = False) -> 
         return "missing"
     try:
         file = pq.ParquetFile(path)
-        if not file.schema_arrow.equals(_TYPES):
+        if not _fits(file.schema_arrow):
             return "has other columns than demonstrations have"
         if file.metadata.num_rows != entry["episodes"]:
             return f"holds {file.metadata.num_rows} episodes, the manifest says {entry['episodes']}"
@@ -206,6 +211,21 @@ def check_shard(folder: Path, entry: dict[str, Any], thorough: bool = False) -> 
     except (pa.ArrowException, OSError) as error:
         return f"not readable ({str(error).splitlines()[0]})"
     return None
+
+
+def _fits(schema: pa.Schema) -> bool:
+    """Whether columns are those of demonstrations."""
+    if schema.names != [*TRAINING_COLUMNS, *TRUTH_COLUMNS]:
+        return False
+    numbers = [schema.field(name).type for name in ("observation", "action")]
+    if not all(pa.types.is_list(t) and (is_number(t.value_type)) for t in numbers):
+        return False
+    return schema.remove_metadata().equals(_schema(*(np.dtype(t.value_type.to_pandas_dtype()) for t in numbers)))
+
+
+def is_number(kind: pa.DataType) -> bool:
+    """Whether it is a type of observations and actions: whole numbers or floats."""
+    return pa.types.is_integer(kind) or pa.types.is_floating(kind)
 
 
 def _misfit(table: pa.Table) -> str | None:
@@ -224,7 +244,7 @@ def _misfit(table: pa.Table) -> str | None:
 
 
 def _flat(table: pa.Table, name: str) -> np.ndarray:
-    return np.array(table[name].combine_chunks().flatten())
+    return np.array(table[name].combine_chunks().flatten(), copy=True)
 
 
 class StoredDemonstrations:
@@ -264,14 +284,21 @@ class StoredDemonstrations:
         self.length = torch.from_numpy(np.array(table["length"], np.int64))
         steps = int(self.length.sum())
         self.start = self.length.cumsum(0) - self.length
-        self._observation = torch.from_numpy(_flat(table, "observation").reshape(steps + len(self.length), -1))
-        self._action = torch.from_numpy(_flat(table, "action").reshape(steps, -1))
+        observed, acted = self.world.observation_space.shape, self.world.action_space.shape
+        seen, done = _flat(table, "observation"), _flat(table, "action")
+        if seen.size != (steps + len(self.length)) * np.prod(observed) or done.size != steps * np.prod(acted):
+            raise UserError(
+                f"{folder}: observations or actions have another size than those of {self.world.id}, {observed} and "
+                f"{acted}; import or collect them again"
+            )
+        self._observation = torch.from_numpy(seen.reshape(-1, *observed))
+        self._action = torch.from_numpy(done.reshape(-1, *acted))
         self._truth = None
         if truth:
             task = torch.from_numpy(np.array(table["task"], np.int64))
             leg, subgoal = (torch.from_numpy(_flat(table, name).astype(np.int64)) for name in ("leg", "subgoal"))
             self._truth = task, leg, subgoal
-        held_out = torch.from_numpy(np.array(table["episode"])) % self.HELD_OUT_SHARE == 0
+        held_out = torch.from_numpy(np.array(table["episode"], copy=True)) % self.HELD_OUT_SHARE == 0
         self.training, self.held_out = (~held_out).nonzero()[:, 0], held_out.nonzero()[:, 0]
         if not len(self.training) or not len(self.held_out):
             raise UserError(f"{folder}: {len(self.length)} trajectories are too few to train on and to test with")
@@ -280,7 +307,7 @@ class StoredDemonstrations:
         return len(self.length)
 
     def take(self, rows: torch.Tensor) -> Trajectories:
-        """The given trajectories as a padded batch of float32."""
+        """The given trajectories as a padded batch, of whole numbers or of float32 as models read them."""
         length = self.length[rows]
         steps = torch.arange(int(length.max()) + 1)
         mask = steps[None, :-1] < length[:, None]
@@ -293,8 +320,8 @@ class StoredDemonstrations:
             task, leg, subgoal = self._truth[0][rows], self._truth[1][at], self._truth[2][at]
         return Trajectories(
             self.world,
-            self._observation[seen].float(),
-            self._action[at].float(),
+            _read(self._observation[seen]),
+            _read(self._action[at]),
             mask,
             task,
             leg,
@@ -313,3 +340,7 @@ class StoredDemonstrations:
             random.manual_seed(torch_seed(seed, "demonstrations", *key, index))
             yield self.take(self.training[torch.randint(len(self.training), (size,), generator=random)])
             index += 1
+
+
+def _read(values: torch.Tensor) -> torch.Tensor:
+    return values.float() if values.is_floating_point() else values.long()

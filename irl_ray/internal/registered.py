@@ -10,7 +10,6 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
-from irl_ray.config import build, merge, to_plain
 from irl_ray.errors import UserError, did_you_mean
 from irl_ray.internal.internal_env import InternalVectorEnv
 from irl_ray.models import weights
@@ -83,9 +82,7 @@ def _world(agent: weights.Artefact, given: Mapping[str, Any]) -> Any:
     here = "env_config.world"
     if not isinstance(given, Mapping):
         raise UserError(f"{here}: expected a mapping of settings, such as {{tasks: post_three_pairs}}, got {given!r}")
-    if "preset" in given:
-        return agent.world.of(given, here)
-    return build(type(agent.world), merge(to_plain(agent.world), given), here)
+    return agent.world.changed(given, here)
 
 
 class InternalEnv(gym.Env):

@@ -6,7 +6,7 @@ where a controller may change the residual stream.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch.nn.functional as F
@@ -37,8 +37,9 @@ class SequenceModelConfig:
         layers: L, number of residual blocks.
         heads: attention heads, or blocks of the RG-LRU gates.
         mlp: hidden width of the MLP in each block.
-        encoder: for the gridworld "absolute" (the paper's), "egocentric" or "surroundings" (the same without the
-            agent's own cell); for the ant "linear" (the paper's) or "relative".
+        encoder: how observations are read; None for the world's usual way. Of the gridworld "egocentric", "absolute"
+            (the paper's) or "surroundings" (egocentric without the agent's own cell); of the ant "relative" or "linear"
+            (the paper's); elsewhere what follows from the space.
         init_scale: variance scaling (fan in) of every linear map; 0.1 in the paper.
         embedding_std: standard deviation of the encoder's embeddings.
         min_log_std: floor of the log standard deviation of continuous actions.
@@ -49,7 +50,7 @@ class SequenceModelConfig:
     layers: int = 4
     heads: int = 4
     mlp: int = 128
-    encoder: str = "egocentric"
+    encoder: str | None = None
     init_scale: float = 1.0
     embedding_std: float = 0.3
     min_log_std: float = -1.0
@@ -99,6 +100,7 @@ class SequenceModel(nn.Module):
     def __init__(self, config: SequenceModelConfig, world: World):
         super().__init__()
         encoders = world.encoders
+        config = replace(config, encoder=config.encoder or next(iter(encoders)))
         if config.encoder not in encoders:
             raise UserError(
                 f"encoder: {config.encoder!r} does not fit.{did_you_mean(config.encoder, encoders)} "

@@ -24,6 +24,7 @@ from irl_ray.analysis.codes import (
     codes_of,
     injected_success,
     metacontroller_gates,
+    prior_success,
     random_code_gates,
     ways_to_tell,
 )
@@ -57,7 +58,8 @@ class CodesConfig:
         switch_threshold: beta at or above it is a switch in the gates; what internal RL will use.
         switch_tolerance: steps by which a switch may miss a subgoal change in the gates.
         action_temperature: at which actions are drawn in the gates.
-        post_task: task of unseen transitions on which class-mean codes are injected.
+        post_task: tasks of unseen transitions on which class-mean codes are injected, by the world's names for them;
+            None for its own.
         gate_episodes: trajectories and episodes behind each gate.
         report_every: optimiser steps per report.
         seed: of initial weights, data and code noise.
@@ -76,7 +78,7 @@ class CodesConfig:
     switch_threshold: float = 0.5
     switch_tolerance: int = 1
     action_temperature: float = 1.0
-    post_task: str = "post_three_pairs"
+    post_task: Any = None
     gate_episodes: int = 1024
     report_every: int = 100
     seed: int = 0
@@ -444,20 +446,15 @@ def code_gates(config: CodesConfig, agent: Artefact, codes: torch.Tensor, batch:
     alone = agent.base.upper(agent.base.embed(batch.observation[:, :-1]), 0)[batch.mask]
     log_prob = agent.base.action_log_prob(alone, batch.action[batch.mask])
     result = {"eval/action_nll_without_codes": -float(log_prob.mean())}
-    unseen = agent.world.with_tasks(config.post_task)
+    unseen, episodes, seed = agent.world.with_tasks(config.post_task), config.gate_episodes, config.seed
+    result |= prior_success(agent, unseen, episodes, seed, config.switch_threshold, config.action_temperature)
+    if not agent.world.num_subgoals:
+        return result
     for way, told in ways_to_tell(agent.world).items():
         means = class_mean_codes(codes, batch, told)
         for label, world in (("", unseen), ("_training_tasks", agent.world)):
             for slate in (False, True):
                 result[f"injected_success{way}{label}{'_clean_slate' if slate else ''}"] = injected_success(
-                    agent,
-                    means,
-                    world,
-                    config.gate_episodes,
-                    config.seed,
-                    config.action_temperature,
-                    told=told,
-                    clean_slate=slate,
+                    agent, means, world, episodes, seed, config.action_temperature, told=told, clean_slate=slate
                 )
-    trial = (config.gate_episodes, config.seed, config.action_temperature)
-    return result | random_code_gates(agent, codes, unseen, batch, *trial)
+    return result | random_code_gates(agent, codes, unseen, batch, episodes, seed, config.action_temperature)

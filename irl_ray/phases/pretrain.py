@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 
@@ -56,7 +57,7 @@ class PretrainConfig:
             that of where the agent goes alone, with weight `entry_weight`.
         length_groups: a batch is cut into this many groups of similar length, to save padding;
             the gradient is the same.
-        post_task: task on which ground-truth controllers are tried.
+        post_task: tasks on which ground-truth controllers are tried, by the world's names for them; None for its own.
         control_steps: training steps of the ground-truth controllers; 0 skips them.
         control_layers: layers at which they are tried; empty means L/2 only.
         control_rank: rank of the controllers; None for full matrices (the ant's).
@@ -89,7 +90,7 @@ class PretrainConfig:
     entry_weight: float = 3.0
     start_from: str | None = None
     length_groups: int = 4
-    post_task: str = "post_three_pairs"
+    post_task: Any = None
     control_steps: int = 1500
     control_layers: tuple[int, ...] = ()
     control_rank: int | None = 16
@@ -130,9 +131,9 @@ def started_from(config: PretrainConfig, fresh: SequenceModel) -> dict[str, torc
         UserError: if it is not of the shape of the `fresh` one, or observes another world.
     """
     found = weights.load(config.start_from, device=config.device).base
-    told = found.config.encoder == "egocentric" and config.model.encoder == "surroundings"
-    same = replace(found.config, encoder=config.model.encoder) if told else found.config
-    if same != config.model or config.world.difference(found.world):
+    told = found.config.encoder == "egocentric" and fresh.config.encoder == "surroundings"
+    same = replace(found.config, encoder=fresh.config.encoder) if told else found.config
+    if same != fresh.config or config.world.difference(found.world):
         raise UserError(f"config.start_from: {config.start_from} holds a base model of another shape or world")
     state = found.state_dict()
     if told:
@@ -143,7 +144,7 @@ def started_from(config: PretrainConfig, fresh: SequenceModel) -> dict[str, torc
 def pretrain_config(values: dict) -> PretrainConfig:
     """Typed settings from a mapping with an optional `preset` and `env`."""
     kind, settings = worlds.with_phase_preset("pretrain", values)
-    settings["world"] = build(kind, settings["world"], "config.world")
+    settings["world"] = kind.told(settings.get("world", {}), "config.world")
     return build(PretrainConfig, settings, "config")
 
 
@@ -242,16 +243,17 @@ class Pretrain(Phase):
         result["eval/action_nll"] = float(action / held_out.mask.sum())
         tasks = {"": config.world.with_tasks(config.post_task), "_training_tasks": config.world}
         trial = {"episodes": config.gate_episodes, "seed": config.seed, "temperature": config.action_temperature}
-        if config.goal_steps:
+        labelled = config.world.num_subgoals > 0
+        if config.goal_steps and labelled:
             stream = clean.batches(64, config.seed, "pretrain", "goal")
             with torch.random.fork_rng():
                 torch.manual_seed(torch_seed(config.seed, "pretrain", "goal"))
                 given = clone_with_goal(config.model, config.world, stream, config.goal_steps, device=config.device)
             for label, world in tasks.items():
                 result[f"goal_given/success{label}"] = control_success(given.base, 0, given.steer, world, **trial)
-        result |= subgoal_probe(base, batch)
+        result |= subgoal_probe(base, batch) if labelled else {}
         result |= config.world.walk_gates(acting, **trial)
-        for layer in (config.control_layers or (base.num_layers // 2,)) if config.control_steps else ():
+        for layer in (config.control_layers or (base.num_layers // 2,)) if config.control_steps and labelled else ():
             stream = clean.batches(64, config.seed, "pretrain", "control")
             with torch.random.fork_rng():
                 torch.manual_seed(torch_seed(config.seed, "pretrain", "controllers", layer))

@@ -31,6 +31,8 @@ class Rows(Protocol):
     free: bool
     single_observation_space: gym.Space
     single_action_space: gym.Space
+    observation_space: gym.Space
+    action_space: gym.Space
 
     def reset(
         self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import gymnasium as gym
 import numpy as np
 
-from irl_ray.config import build, to_plain, with_preset
+from irl_ray.config import build, merge, to_plain, with_preset
 from irl_ray.errors import UserError
 
 if TYPE_CHECKING:
@@ -63,6 +63,11 @@ class World:
     num_symmetries: ClassVar[int] = 1
 
     @classmethod
+    def told(cls, settings: Mapping[str, Any], where: str) -> Self:
+        """The world whose `settings` were stored, all of them."""
+        return build(cls, settings, where)
+
+    @classmethod
     def of(cls, settings: Mapping[str, Any], where: str = "env_config") -> Self:
         """The world that settings describe: a preset's values ("small" unless named), changed by the keys given.
 
@@ -93,9 +98,21 @@ class World:
 
     @property
     def encoders(self) -> Mapping[str, Callable[[Any, int, float], Encoder]]:
-        """How its observations may be read, by name; each is made of the world, the width, and the standard deviation
-        of its embeddings."""
-        raise NotImplementedError
+        """How its observations may be read, by name, the usual one first; each is made of the world, the width, and the
+        standard deviation of its embeddings."""
+        from irl_ray.models.encoder import encoders_of
+
+        return encoders_of(self.observation_space)
+
+    def changed(self, given: Mapping[str, Any], where: str = "env_config") -> World:
+        """Its settings, or those of the preset that `given` names, changed by the keys given.
+
+        Raises:
+            UserError: on settings that do not fit; `where` is what they are called.
+        """
+        if "preset" in given:
+            return self.of(given, where)
+        return build(type(self), merge(self.settings, given), where)
 
     def difference(self, other: World) -> str:
         """What keeps a model of this world from observing and acting in another; empty if nothing does."""
@@ -118,7 +135,9 @@ class World:
     @property
     def heads(self) -> dict[str, int]:
         """What a base model tells of the next observation, by linear maps of e_L: their names and sizes."""
-        return {}
+        from irl_ray.models.terms import heads_of
+
+        return heads_of(self.observation_space)
 
     def terms(self, base: SequenceModel, top: Tensor, batch: Trajectories) -> dict[str, Tensor]:
         """Losses of what it tells, sums over steps in nats (Eq. 5's second term): "observation", weighed by λ, first.
@@ -128,7 +147,9 @@ class World:
             top: e_L [B, T, d].
             batch: the trajectories it has seen.
         """
-        return {}
+        from irl_ray.models.terms import observation_term
+
+        return {"observation": observation_term(base, top, batch)}
 
     def entries(self, batch: Trajectories) -> Tensor:
         """bool [B, T]: the steps at which it shows where the agent goes, such as those on which it is new in a cell."""
@@ -160,7 +181,7 @@ class World:
         raise NotImplementedError
 
     def with_tasks(self, tasks: Any) -> World:
-        """The same world with other tasks, by whatever names it knows them."""
+        """The same world with other tasks, by whatever names it knows them; None for its own."""
         raise NotImplementedError
 
     def turned(self, observation: Tensor, symmetry: Tensor) -> Tensor:
@@ -215,6 +236,10 @@ class World:
             **options: of the environment.
         """
         raise NotImplementedError
+
+    def drawn_row(self) -> Any:
+        """One row that can be drawn (`frame`)."""
+        return self.rows(1)
 
     def view(self, observation: np.ndarray) -> np.ndarray:
         """What models read of what the environment tells.

@@ -121,8 +121,8 @@ class RelativeCellEncoder(Encoder):
 
 
 ENCODERS = {
-    "absolute": AbsoluteEncoder,
     "egocentric": EgocentricEncoder,
+    "absolute": AbsoluteEncoder,
     "surroundings": partial(EgocentricEncoder, own_cell=False),
 }
-ANT_ENCODERS = {"linear": LinearEncoder, "relative": RelativeCellEncoder}
+ANT_ENCODERS = {"relative": RelativeCellEncoder, "linear": LinearEncoder}

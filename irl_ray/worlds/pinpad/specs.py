@@ -36,7 +36,7 @@ class _Pinpad(PinpadSpec):
     num_symmetries = 8  # of the square
 
     def with_tasks(self, tasks: Any) -> World:
-        return replace(self, tasks=tasks)
+        return self if tasks is None else replace(self, tasks=tasks)
 
     @property
     def fewest_legs(self) -> int:

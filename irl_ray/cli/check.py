@@ -1,0 +1,120 @@
+"""`irl-ray check WORLD [--data SOURCE]` and `irl-ray data import`: will it work, and what is left out?"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import gymnasium as gym
+import numpy as np
+
+from irl_ray import worlds
+from irl_ray.errors import UserError
+from irl_ray.worlds.world import World
+
+ROWS = 4
+OPTIONAL = {  # what a world may offer, and what goes without it
+    "labels": "probes, alignment of switches, controllers trained with labels, injected codes",
+    "demonstrations of its own": "training without data: in the file",
+    "experts that collect": "irl-ray collect",
+    "symmetries": "turned_summaries",
+    "entries": "entries_only, entry_batch_size",
+}
+
+
+def check(options: argparse.Namespace) -> int:
+    """Tells spaces, horizon and what is left out, plays a few episodes, and looks at demonstrations; 2 if some fail."""
+    world = worlds.make(options.env, options.env_config or {}, "--env-config")
+    for name, value in described(world).items():
+        print(f"{name:<15}{value}")
+    for name in missing(world):
+        print(f"{'left out':<15}{OPTIONAL[name]}, for there are no {name}")
+    problems = played(world, options.seed)
+    if options.data:
+        problems += looked_at(world, options.data)
+    for problem in problems:
+        print(f"{'PROBLEM':<15}{problem}")
+    print("nothing stands in the way" if not problems else f"{len(problems)} to mend")
+    return 2 if problems else 0
+
+
+def described(world: World) -> dict[str, str]:
+    """What models will see of a world, and what it does not offer."""
+    action = world.action_space
+    ranges = "" if isinstance(action, gym.spaces.Discrete) else f", {action.low.min():g} to {action.high.max():g}"
+    told = {
+        "world": world.id,
+        "horizon": f"{world.horizon} steps",
+        "observations": f"read as {_short(world.observation_space)}, by {' or '.join(world.encoders)}",
+        "actions": f"{_short(action)}{ranges}",
+    }
+    return told
+
+
+def missing(world: World) -> list[str]:
+    """What of `OPTIONAL` a world does not offer."""
+    has = {
+        "labels": world.num_subgoals > 0,
+        "demonstrations of its own": world.has_stream,
+        "experts that collect": type(world).collector is not World.collector,
+        "symmetries": world.num_symmetries > 1,
+        "entries": world.has_entries,
+    }
+    return [name for name, value in has.items() if not value]
+
+
+def _short(space: gym.Space) -> str:
+    if isinstance(space, gym.spaces.MultiDiscrete):
+        return f"{len(space.nvec)} whole numbers of {space.nvec.min()} to {space.nvec.max()} values"
+    return f"{space.n} choices" if isinstance(space, gym.spaces.Discrete) else f"{space.dtype} of shape {space.shape}"
+
+
+def played(world: World, seed: int) -> list[str]:
+    """What goes wrong in a few episodes of random actions, a line each."""
+    rows = world.rows(ROWS)
+    space, problems = world.action_space, []
+    batched = gym.vector.utils.batch_space(space, ROWS)
+    batched.seed(seed)
+    first, _ = rows.reset(seed=list(range(seed, seed + ROWS)))
+    again, _ = rows.reset(seed=list(range(seed, seed + ROWS)))
+    if not np.array_equal(first, again):
+        problems.append("the same seed gives another first observation: use self.np_random for all that is random")
+    over, steps, reward = np.zeros(ROWS, bool), 0, 0.0
+    while not over.all():
+        observed, rewards, terminated, truncated, info = rows.step(batched.sample())
+        steps, reward, over = steps + 1, reward + float(rewards.sum()), over | terminated | truncated
+        if not np.isfinite(observed).all():
+            problems.append(f"an observation is not finite after {steps} steps")
+            break
+    rows.close()
+    print(f"{'played':<15}{ROWS} episodes of random actions, {steps} steps the longest, {reward:g} reward in all")
+    return problems
+
+
+def looked_at(world: World, source: str) -> list[str]:
+    """What is wrong with the demonstrations of a source, a line each."""
+    from irl_ray.data.imports import Findings, checked
+
+    found = Findings()
+    for _ in checked(world, source, found):
+        pass
+    for line in found.lines():
+        print(line)
+    problems = [] if found.episodes else ["no usable demonstration"]
+    if found.succeeded is not None and found.succeeded < found.episodes:
+        print(f"{'note':<15}{found.episodes - found.succeeded} episodes reach nothing; a base model imitates them too")
+    return problems
+
+
+def import_data(options: argparse.Namespace) -> int:
+    """`irl-ray data import SOURCE --env WORLD --out FOLDER`."""
+    from irl_ray.data.imports import import_demonstrations
+
+    world = worlds.make(options.env, options.env_config or {}, "--env-config")
+    found = import_demonstrations(world, options.source, Path(options.out).expanduser())
+    for line in found.lines():
+        print(line)
+    if found.problems:
+        left = len(found.problems)
+        raise UserError(f"{options.source}: {left} episodes were left out; the others are in {options.out}")
+    return 0

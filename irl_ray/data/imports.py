@@ -1,0 +1,246 @@
+"""Demonstrations of others: from Minari or from arrays, checked and written as shards.
+
+An episode is T+1 observations and T actions; rewards and labels (`subgoal`, `leg`, `task`) may be told too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+
+from irl_ray.data.shards import Demonstration, write_manifest, write_shard
+from irl_ray.errors import UserError
+from irl_ray.worlds.world import World
+
+MINARI = "minari:"
+SHARD = 2048  # episodes
+FEWEST = 40  # of which two are held out
+FLOATS = np.float32
+
+
+@dataclass
+class Episode:
+    """One episode as somebody stored it.
+
+    Attributes:
+        name: for messages.
+        observations: T+1 of them, as the environment gives them.
+        actions: T of them.
+        succeeded: whether it reached what it was after, None where that is not told.
+        labels: int [T] each, and an int for "task"; ground truth, for analysis.
+    """
+
+    name: str
+    observations: list[Any]
+    actions: np.ndarray
+    succeeded: bool | None = None
+    labels: dict[str, np.ndarray | int] = field(default_factory=dict)
+
+
+def episodes_of(source: str) -> Iterator[Episode]:
+    """Episodes of a source: `minari:ID`, or a folder of .npz files, one episode each.
+
+    A file has the arrays `observations` (one, or `observations/KEY` for each key of a `Dict`) and `actions`, and may
+    have `rewards`, `success`, `subgoal`, `leg` and `task`.
+
+    Raises:
+        UserError: if nothing is there, or it is of another form.
+    """
+    if source.startswith(MINARI):
+        yield from _minari(source.removeprefix(MINARI))
+        return
+    folder = Path(source).expanduser()
+    files = sorted(folder.glob("*.npz"))
+    if not files:
+        raise UserError(f"{source}: no demonstrations there; expected minari:ID or a folder of .npz files")
+    for file in files:
+        try:
+            with np.load(file, allow_pickle=False) as arrays:
+                yield _from_arrays(file.name, {name: arrays[name] for name in arrays.files})
+        except (ValueError, OSError, EOFError) as error:
+            raise UserError(f"{file}: not readable ({str(error).splitlines()[0]})") from None
+
+
+def _from_arrays(name: str, arrays: Mapping[str, np.ndarray]) -> Episode:
+    parts = {key.partition("/")[2]: value for key, value in arrays.items() if key.startswith("observations/")}
+    if "actions" not in arrays or not (parts or "observations" in arrays):
+        raise UserError(f"{name}: expected the arrays observations and actions, got {', '.join(arrays) or 'none'}")
+    labels = {key: arrays[key] for key in ("subgoal", "leg") if key in arrays}
+    if "task" in arrays:
+        labels["task"] = int(arrays["task"])
+    return Episode(name, _steps(parts or arrays["observations"]), arrays["actions"], _succeeded(arrays), labels)
+
+
+def _succeeded(arrays: Mapping[str, np.ndarray]) -> bool | None:
+    if "success" in arrays:
+        return bool(np.any(arrays["success"]))
+    return bool(np.asarray(arrays["rewards"])[-1] > 0) if "rewards" in arrays else None
+
+
+def _minari(name: str) -> Iterator[Episode]:
+    try:
+        import minari
+    except ImportError:
+        raise UserError(f"minari:{name} needs Minari: pip install 'irl_ray[data]'") from None
+    try:
+        dataset = minari.load_dataset(name)
+    except (FileNotFoundError, ValueError, KeyError) as error:
+        raise UserError(f"minari:{name}: {' '.join(str(error).split())}") from None
+    for episode in dataset.iterate_episodes():
+        infos = episode.infos or {}
+        told = {"rewards": episode.rewards}
+        successes = [infos[key] for key in ("success", "is_success") if key in infos]
+        told |= {"success": successes[0]} if successes else {}
+        labels = {key: np.asarray(infos[key])[1:] for key in ("subgoal", "leg") if key in infos}
+        label = f"episode {episode.id}"
+        yield Episode(label, _steps(episode.observations), np.asarray(episode.actions), _succeeded(told), labels)
+
+
+def _steps(observations: Any) -> list[Any]:
+    """Stacked observations, whatever they are made of, as one for each step."""
+    if isinstance(observations, Mapping):
+        columns = {key: _steps(value) for key, value in observations.items()}
+        return [dict(zip(columns, values)) for values in zip(*columns.values())]
+    if isinstance(observations, tuple):
+        return list(zip(*map(_steps, observations)))
+    return list(observations)
+
+
+@dataclass
+class Findings:
+    """What there is in a source, and what is wrong with it.
+
+    Attributes:
+        episodes, steps: how many.
+        shortest, longest: episodes, in steps.
+        succeeded: how many reached what they were after, None where none tells.
+        labelled: how many tell subgoals.
+        problems: a line each; such episodes are left out.
+    """
+
+    episodes: int = 0
+    steps: int = 0
+    shortest: int = 0
+    longest: int = 0
+    succeeded: int | None = None
+    labelled: int = 0
+    problems: list[str] = field(default_factory=list)
+
+    def add(self, episode: Episode) -> None:
+        """Counts a good episode."""
+        length = len(episode.actions)
+        self.shortest = min(self.shortest or length, length)
+        self.longest = max(self.longest, length)
+        self.episodes, self.steps = self.episodes + 1, self.steps + length
+        if episode.succeeded is not None:
+            self.succeeded = (self.succeeded or 0) + episode.succeeded
+        self.labelled += "subgoal" in episode.labels
+
+    def lines(self) -> list[str]:
+        """What a person wants to know, in a few lines."""
+        told = "not told" if self.succeeded is None else f"{self.succeeded} of {self.episodes}"
+        labels = f"{self.labelled} episodes tell subgoals" if self.labelled else "none"
+        lines = [
+            f"episodes       {self.episodes}, {self.shortest} to {self.longest} steps, {self.steps} in all",
+            f"success        {told}",
+            f"labels         {labels}",
+        ]
+        return [*lines, *(f"left out       {problem}" for problem in self.problems)]
+
+
+def checked(world: World, source: str, found: Findings) -> Iterator[Demonstration]:
+    """The good episodes of a source as models read them; what is found is told in `found`."""
+    for number, episode in enumerate(episodes_of(source)):
+        try:
+            demonstration = _demonstration(world, number, episode)
+        except UserError as error:
+            found.problems.append(f"{episode.name}: {error}")
+            continue
+        found.add(episode)
+        yield demonstration
+
+
+def _demonstration(world: World, number: int, episode: Episode) -> Demonstration:
+    length = len(episode.actions)
+    if not length or len(episode.observations) != length + 1:
+        raise UserError(f"{len(episode.observations)} observations and {length} actions; expected one observation more")
+    if length > world.horizon:
+        raise UserError(f"{length} steps, the horizon is {world.horizon}; name a longer one by --env-config")
+    observation = np.stack([world.view(one) for one in episode.observations])
+    space = world.observation_space
+    if observation.shape[1:] != space.shape:
+        raise UserError(f"observations of shape {observation.shape[1:]}, the world has {space.shape}")
+    if not np.isfinite(observation).all():
+        raise UserError("observations that are not finite")
+    if isinstance(space, gym.spaces.MultiDiscrete) and ((observation < 0) | (observation >= space.nvec)).any():
+        raise UserError("observations outside of the world's space")
+    labels = {name: _label(episode, name, length) for name in ("leg", "subgoal")}
+    task = int(episode.labels.get("task", -1))
+    return Demonstration(number, _small(observation), _actions(world, episode.actions), task, **labels)
+
+
+def _actions(world: World, actions: np.ndarray) -> np.ndarray:
+    space = world.action_space
+    if isinstance(space, gym.spaces.Discrete):
+        actions = actions.reshape(len(actions)) if actions.size == len(actions) else actions
+        if actions.ndim != 1 or not np.issubdtype(actions.dtype, np.integer):
+            raise UserError(f"actions of {actions.dtype} and shape {actions.shape[1:]}, the world has whole numbers")
+        counted = actions - space.start
+        if (counted < 0).any() or (counted >= space.n).any():
+            raise UserError(f"actions from {actions.min()} to {actions.max()}, the world has {space}")
+        return _small(counted)
+    actions = actions.reshape(len(actions), -1)
+    if actions.shape[1:] != space.shape:
+        raise UserError(f"actions of shape {actions.shape[1:]}, the world has {space.shape}")
+    if not np.isfinite(actions).all():
+        raise UserError("actions that are not finite")
+    slack = 1e-4 * np.maximum(1, np.abs(space.high))
+    if (actions < space.low - slack).any() or (actions > space.high + slack).any():
+        raise UserError(f"actions from {actions.min():.3g} to {actions.max():.3g}, the world has {space}")
+    return actions.astype(FLOATS)
+
+
+def _label(episode: Episode, name: str, length: int) -> np.ndarray:
+    values = np.asarray(episode.labels.get(name, np.full(length, -1)))
+    if values.shape != (length,):
+        raise UserError(f"{name}: {values.shape} labels, expected {length}, one for each step")
+    return values.astype(np.int8)
+
+
+def _small(values: np.ndarray) -> np.ndarray:
+    """Whole numbers in as few bytes as they need, other numbers as float32."""
+    if not np.issubdtype(values.dtype, np.integer):
+        return values.astype(FLOATS)
+    return values.astype(np.uint8 if values.max(initial=0) < 256 else np.int32)
+
+
+def import_demonstrations(world: World, source: str, folder: Path) -> Findings:
+    """Writes the good episodes of a source as shards that phases read.
+
+    Raises:
+        UserError: if there are too few, or demonstrations there already.
+    """
+    if folder.exists() and any(folder.iterdir()):
+        raise UserError(f"{folder}: not empty; choose another folder or remove it")
+    found, waiting, entries = Findings(), [], []
+    folder.mkdir(parents=True, exist_ok=True)
+    for demonstration in checked(world, source, found):
+        waiting.append(demonstration)
+        if len(waiting) == SHARD:
+            entries.append(write_shard(folder, len(entries), waiting))
+            waiting = []
+    if found.episodes < FEWEST:
+        raise UserError(
+            f"{source}: {found.episodes} usable episodes, expected at least {FEWEST}"
+            + "".join(f"\n  {line}" for line in found.problems[:5])
+        )
+    if waiting:
+        entries.append(write_shard(folder, len(entries), waiting))
+    made = {"source": source, "episodes": found.episodes, "seed": None}
+    write_manifest(folder, world, entries, made)
+    return found
