@@ -90,7 +90,7 @@ def test_every_episode_that_is_started_is_counted(stored):
 
 def test_an_interrupted_collection_goes_on(stored, tmp_path, monkeypatch):
     """Finished shards of the same settings are kept, those of other settings are made again."""
-    from irl_ray.data import collect
+    from irl_ray.worlds.pinpad import collect
 
     folder = broken(stored, tmp_path, "manifest.json", lambda path: path.unlink())
     (folder / "shard-00002.parquet").unlink()
@@ -118,7 +118,7 @@ def test_an_interrupted_collection_goes_on(stored, tmp_path, monkeypatch):
 
 def test_a_collection_grows(stored, tmp_path, monkeypatch, capsys):
     """More episodes of the same collection: only what is missing is walked."""
-    from irl_ray.data import collect
+    from irl_ray.worlds.pinpad import collect
 
     folder = tmp_path / "ant"
     shutil.copytree(stored, folder)
@@ -225,7 +225,7 @@ def test_mistakes_cost_one_line(stored, tmp_path, capsys):
         ([*collect, "gridworld"], "holds no expert"),
         ([*collect, "ant_expert", "--env-config", '{"control": "torque"}'], "control is torque"),
         ([*collect, "ant_expert", "--env-config", '{"tasks": "0-7"}'], "colours 0..3"),
-        (["collect", "irl_ray/GridPinpad-v0", *collect[2:], "ant_expert"], "gridworld"),
+        (["collect", "irl_ray/GridPinpad-v0", *collect[2:], "ant_expert"], "no expert that is a network"),
         (["collect", ANT_ID, "--episodes", "9", "--expert", "ant_expert", "--out", str(stored)], "another"),
         (["data", "info", str(tmp_path)], "manifest.json: missing"),
     ):

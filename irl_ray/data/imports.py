@@ -179,7 +179,12 @@ def _demonstration(world: World, number: int, episode: Episode) -> Demonstration
         raise UserError("observations that are not finite")
     if isinstance(space, gym.spaces.MultiDiscrete) and ((observation < 0) | (observation >= space.nvec)).any():
         raise UserError("observations outside of the world's space")
-    labels = {name: _label(episode, name, length) for name in ("leg", "subgoal")}
+    subgoal = _label(episode, "subgoal", length)
+    if (subgoal >= world.num_subgoals).any():
+        raise UserError(f"subgoal: labels up to {subgoal.max()}, the world has num_subgoals {world.num_subgoals}")
+    changed = np.diff(subgoal, prepend=subgoal[:1]) != 0
+    leg = _label(episode, "leg", length) if "leg" in episode.labels else changed.cumsum().astype(np.int8)
+    labels = {"subgoal": subgoal, "leg": leg}
     task = int(episode.labels.get("task", -1))
     return Demonstration(number, _small(observation), _actions(world, episode.actions), task, **labels)
 

@@ -47,10 +47,10 @@ class EntriesEncoder(Encoder):
 
     def __init__(self, world: World, width: int, std: float):
         super().__init__()
-        values = torch.as_tensor(world.observation_space.nvec).flatten()
+        values = world.observation_space.nvec
         self.table = nn.EmbeddingBag(int(values.sum()), width, mode="sum")
         nn.init.normal_(self.table.weight, std=std)
-        self.register_buffer("offset", values.cumsum(0) - values, persistent=False)
+        self.register_buffer("offset", torch.as_tensor(values.cumsum() - values), persistent=False)
 
     def rows(self, observation: Tensor) -> Tensor:
         return observation + self.offset

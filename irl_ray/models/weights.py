@@ -78,6 +78,10 @@ class Artefact:
         """Whether the base model's memory started anew at every switch when its codes were looked for."""
         return self.provenance.get("discover", {}).get("config", {}).get("clean_slate", False)
 
+    def save(self, folder: str | os.PathLike[str]) -> Path:
+        """Writes it to a folder, from which `load` reads it."""
+        return save(self, folder)
+
     def forget(self, *phases: str) -> None:
         """Drops what was measured and told of phases whose outcome is no longer part of the artefact."""
         for phase in phases:

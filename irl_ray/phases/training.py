@@ -175,15 +175,21 @@ class Phase(ABC):
 
     def export(self, folder: str | os.PathLike[str], gates: dict[str, float]) -> Path:
         """Writes the artefact with its card."""
-        artefact = self.artefact()
+        return weights.save(self.finish(gates), folder)
+
+    def finish(self, gates: dict[str, float]) -> Artefact:
+        """The artefact with what was measured, and how it was made."""
+        artefact, config = self.artefact(), to_plain(self.config)
+        if hasattr(self.config, "world"):
+            config["world"] = self.config.world.settings
         artefact.metrics[self.name] = {**self.metrics, **gates}
         artefact.provenance[self.name] = {
             "seed": self.config.seed,
             "revision": weights.code_revision(),
             "torch": torch.__version__,
-            "config": to_plain(self.config),
+            "config": config,
         }
-        return weights.save(artefact, folder)
+        return artefact
 
     def state(self) -> dict[str, Any]:
         """Everything that resuming needs; safe to read with `torch.load(weights_only=True)`."""

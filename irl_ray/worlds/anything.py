@@ -28,11 +28,14 @@ class GymWorld(World):
     Attributes:
         id: Gymnasium's, such as "CartPole-v1" or "my_worlds:Chain-v0".
         horizon: steps after which an episode is cut.
+        num_subgoals: K, where the environment's info tells `subgoal`, 0 to K - 1, at every step and at the start, and
+            perhaps `leg`, how many subgoals are done; for analysis alone.
         options: what else `env_config` says, which the environment is given.
     """
 
     id: str
     horizon: int
+    num_subgoals: int = 0
     options: Mapping[str, Any] = field(default_factory=dict)
 
     presets = {
@@ -48,7 +51,7 @@ class GymWorld(World):
 
     @property
     def settings(self) -> dict[str, Any]:
-        return {**self.options, "horizon": self.horizon}
+        return {**self.options, "horizon": self.horizon, "num_subgoals": self.num_subgoals}
 
     @property
     def observation_space(self) -> gym.Space:
@@ -111,13 +114,16 @@ class GymKind:
 def _made(env: str, settings: Mapping[str, Any], where: str) -> GymWorld:
     if not isinstance(settings, Mapping):
         raise UserError(f"{where}: expected a mapping of settings, got {settings!r}")
-    options = {key: value for key, value in settings.items() if key != "horizon"}
+    options = {key: value for key, value in settings.items() if key not in ("horizon", "num_subgoals")}
+    subgoals = settings.get("num_subgoals", 0)
+    if not isinstance(subgoals, int) or isinstance(subgoals, bool) or subgoals < 0:
+        raise UserError(f"{where}.num_subgoals: expected a whole number of at least 0, got {subgoals!r}")
     horizon = settings.get("horizon", gym.spec(env.rpartition(":")[2]).max_episode_steps)
     if horizon is None:
         raise UserError(f"{where}.horizon: missing; {env} cuts no episode by itself: say after how many steps to")
     if not isinstance(horizon, int) or isinstance(horizon, bool) or horizon < 1:
         raise UserError(f"{where}.horizon: expected a positive integer, got {horizon!r}")
-    world = GymWorld(env, horizon, options)
+    world = GymWorld(env, horizon, subgoals, options)
     _ = world.observation_space  # which tells at once what is wrong with the settings
     return world
 
@@ -160,7 +166,7 @@ class GymRows(gym.vector.VectorEnv):
         self.action_space = gym.vector.utils.batch_space(self.single_action_space, count)
         dtype = np.int64 if world.discrete else np.float32
         self._observation = np.zeros((count, *self.single_observation_space.shape), dtype)
-        self.elapsed, self.leg = np.zeros((2, count), np.int64)
+        self.elapsed, self.leg, self._subgoal = np.zeros((3, count), np.int64)
         self._finished = np.zeros(count, bool)
 
     def reset(
@@ -170,9 +176,9 @@ class GymRows(gym.vector.VectorEnv):
         rows = rows_to_reset(options, self.num_envs)
         for row, one in zip(rows, seeds_of_rows(seed, rows, self.num_envs)):
             folded = None if one is None else int(np.random.SeedSequence(one).generate_state(1)[0])
-            observation, _ = self._envs[row].reset(seed=folded)
-            self._observation[row] = self._view(observation)
-        self.elapsed[rows] = self.leg[rows] = 0
+            observation, info = self._envs[row].reset(seed=folded)
+            self._see(row, observation, info)
+        self.elapsed[rows] = 0
         self._finished[rows] = False
         return self.observe(), self._info(np.zeros(self.num_envs, bool))
 
@@ -186,12 +192,16 @@ class GymRows(gym.vector.VectorEnv):
             observation, reward[row], terminated[row], truncated[row], info = self._envs[row].step(
                 self._act(actions[row])
             )
-            self._observation[row] = self._view(observation)
+            self._see(row, observation, info)
             told = next((info[key] for key in SUCCESS if key in info), reward[row] > 0)
             success[row] = bool(told) and bool(terminated[row] or truncated[row])
             self.elapsed[row] += 1
         self._finished |= terminated | truncated
         return self.observe(), reward, terminated, truncated, self._info(success)
+
+    def _see(self, row: int, observation: Any, info: Mapping[str, Any]) -> None:
+        self._observation[row] = self._view(observation)
+        self._subgoal[row], self.leg[row] = info.get("subgoal", -1), info.get("leg", 0)
 
     def _act(self, action: np.ndarray) -> Any:
         space = self.single_action_space
@@ -200,8 +210,8 @@ class GymRows(gym.vector.VectorEnv):
         return np.clip(action, space.low, space.high).astype(space.dtype)
 
     def _info(self, success: np.ndarray) -> dict[str, np.ndarray]:
-        unknown = np.full(self.num_envs, -1)
-        return {"success": success, "leg": self.leg.copy(), "subgoal": unknown, "entered": unknown}
+        entered = np.full(self.num_envs, -1)
+        return {"success": success, "leg": self.leg.copy(), "subgoal": self._subgoal.copy(), "entered": entered}
 
     def observe(self) -> np.ndarray:
         """The present observation of every row, as models read it."""
@@ -218,7 +228,7 @@ class GymRows(gym.vector.VectorEnv):
             if row not in kept:
                 self._envs[row].close()
         self._envs = [self._envs[row] for row in rows]
-        for name in ("_observation", "elapsed", "leg", "_finished"):
+        for name in ("_observation", "elapsed", "leg", "_subgoal", "_finished"):
             setattr(self, name, getattr(self, name)[rows])
         self.num_envs = len(rows)
 

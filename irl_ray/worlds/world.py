@@ -165,7 +165,7 @@ class World:
 
     def headings(self, batch: Trajectories) -> Tensor | None:
         """int64 [B, T]: what the agent is doing, coarsely, for probes: a discrete action itself; None where unknown."""
-        return None
+        return None if batch.action.is_floating_point() else batch.action
 
     def places(self, batch: Trajectories) -> Tensor | None:
         """int64 [B, T, k]: where the present leg ends; None in worlds without places."""
