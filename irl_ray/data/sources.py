@@ -67,4 +67,6 @@ def open_demonstrations(
     different = world.difference(stored.world)
     if different:
         raise UserError(f"config.data: {data} holds demonstrations of another world: {different}")
+    if not world.num_subgoals:  # what labels they have is not asked for
+        stored.world = world
     return stored

@@ -36,7 +36,7 @@ def find(env: str, where: str = "env") -> type[World] | GymKind:
     """
     if env not in _OWN:
         try:
-            module, _, name = env.rpartition(":")
+            module, _, name = str(env).rpartition(":")
             if module:
                 importlib.import_module(module)
             gym.spec(name)

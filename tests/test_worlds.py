@@ -1,0 +1,321 @@
+"""Worlds of others: any Gymnasium environment, from its spaces to internal RL, by the page that tells how."""
+
+from __future__ import annotations
+
+import ast
+import re
+import sys
+from pathlib import Path
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import irl_ray
+from irl_ray import worlds
+from irl_ray.analysis.codes import prior_success
+from irl_ray.cli import irl_ray as cli
+from irl_ray.data.shards import StoredDemonstrations
+from irl_ray.errors import UserError
+from irl_ray.internal.sampler import sample_raw_episodes
+from irl_ray.models import weights
+from irl_ray.models.sequence_model import SequenceModel, SequenceModelConfig
+from irl_ray.models.terms import observation_term
+from irl_ray.worlds.anything import GymWorld
+from irl_ray.worlds.spaces import read_as
+
+PACKAGE = Path(irl_ray.__file__).parent
+PAGE = (PACKAGE / "docs" / "worlds.md").read_text(encoding="utf-8")
+ENV = "chain_world:Chain-v0"
+SHAPE = {"width": 16, "layers": 2, "heads": 2, "mlp": 32}
+
+
+def blocks(language: str) -> list[str]:
+    """The page's blocks of code in a language."""
+    return re.findall(rf"```{language}\n(.*?)```", PAGE, re.S)
+
+
+@pytest.fixture(scope="module")
+def chain(tmp_path_factory):
+    """A folder with the page's module, in which its demonstrations were made (fewer of them) and imported."""
+    folder = tmp_path_factory.mktemp("chain")
+    (folder / "chain_world.py").write_text(blocks("python")[0], encoding="utf-8")
+    sys.path.append(str(folder))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        exec(blocks("python")[1].replace("range(2000)", "range(120)"), {})
+        for command in blocks("bash")[0].strip().splitlines():
+            words = [word.strip("'") for word in re.findall(r"'[^']*'|\S+", command)]
+            assert words[0] == "irl-ray" and cli.main(words[1:]) == 0
+    yield folder
+    sys.path.remove(str(folder))
+
+
+@pytest.fixture(scope="module")
+def world(chain):
+    return worlds.make(ENV, {"num_subgoals": 3})
+
+
+@pytest.fixture(scope="module")
+def base(chain):
+    return irl_ray.pretrain(ENV, chain / "data" / "chain", model=SHAPE, steps=30, batch_size=16, gate_episodes=16,
+                            world={"num_subgoals": 3}, control_steps=4, post_task={"orders": [[0, 2, 1]]})  # fmt: skip
+
+
+SPACES = [
+    gym.spaces.Discrete(5, start=2),
+    gym.spaces.MultiDiscrete([3, 4, 5]),
+    gym.spaces.MultiDiscrete([[3, 4], [2, 6]], start=[[1, 0], [0, -2]]),
+    gym.spaces.MultiBinary(4),
+    gym.spaces.MultiBinary([2, 3]),
+    gym.spaces.Box(-3, 8, (2, 2), np.int64),
+    gym.spaces.Box(0, 10, (7, 7, 3), np.uint8),
+    gym.spaces.Box(0, 255, (20, 24, 3), np.uint8),
+    gym.spaces.Box(-1, 1, (3, 2), np.float64),
+    gym.spaces.Dict({"a": gym.spaces.Box(-1, 1, (2,)), "b": gym.spaces.Discrete(3)}),
+    gym.spaces.Tuple((gym.spaces.Discrete(2), gym.spaces.MultiBinary(3))),
+]
+
+
+class Anything(GymWorld):
+    """A world of a space, without an environment."""
+
+    def __init__(self, space, action=None):
+        for name, value in {"id": "Anything-v0", "horizon": 9, "num_subgoals": 0, "options": {}}.items():
+            object.__setattr__(self, name, value)
+        object.__setattr__(self, "pair", (space, action or gym.spaces.Discrete(3)))
+
+    @property
+    def _spaces(self):
+        return self.pair
+
+
+@pytest.mark.parametrize("space", SPACES, ids=str)
+@settings(max_examples=10, deadline=None)
+@given(seed=st.integers(0, 2**31))
+def test_every_space_is_read_within_what_models_are_told_of_it(space, seed):
+    space.seed(seed)
+    read, view = read_as(space)
+    first, second = space.sample(), space.sample()
+    seen = [view(x) for x in (first, second)]
+    assert all(read.contains(x.astype(read.dtype)) for x in seen)
+    same = [np.asarray(gym.spaces.flatten(space, x)) for x in (first, second)]
+    assert np.array_equal(*seen) == np.allclose(*same)  # nothing is lost, and nothing added
+
+
+@pytest.mark.parametrize("space", SPACES, ids=str)
+@pytest.mark.parametrize("action", [gym.spaces.Discrete(3), gym.spaces.Box(-1, 1, (2,))], ids=["discrete", "box"])
+def test_a_model_follows_from_spaces(space, action):
+    """Both of its forms agree, and it is trained to tell the next observation."""
+    world = Anything(space, action)
+    model = SequenceModel(SequenceModelConfig(**SHAPE), world).eval()
+    space.seed(0)
+    seen = torch.as_tensor(np.stack([[world.view(space.sample()) for _ in range(6)] for _ in range(2)]))
+    parallel = model(seen[:, :-1])
+    state = model.initial_state(2, 5)
+    steps = [model.action_inputs(model.upper_step(model.embed(seen[:, t]), state, 0)) for t in range(5)]
+    torch.testing.assert_close(parallel, torch.stack(steps, 1), atol=1e-5, rtol=1e-4)
+    batch = irl_ray.data.trajectories.Trajectories(
+        world, seen, torch.zeros(2, 5), torch.ones(2, 5, dtype=torch.bool), *torch.zeros(3, 2, 5, dtype=torch.long)
+    )
+    loss = observation_term(model, model.upper(model.embed(seen[:, :-1]), 0), batch)
+    loss.backward()
+    assert torch.isfinite(loss) and model.observation_head.weight.grad.abs().sum() > 0
+
+
+def test_whole_numbers_are_told_as_a_plain_loop_would():
+    world = Anything(gym.spaces.MultiDiscrete([3, 4]))
+    model = SequenceModel(SequenceModelConfig(**SHAPE), world)
+    seen = torch.tensor([[[0, 1], [2, 3], [1, 0]]])
+    mask = torch.tensor([[True, False]])
+    none = torch.zeros(1, 2, dtype=torch.long)
+    batch = irl_ray.data.trajectories.Trajectories(world, seen, none, mask, none[:, 0], none, none)
+    top = model.upper(model.embed(seen[:, :-1]), 0)
+    logits = model.observation_head(model.norm(top[0, 0]))
+    expected = -logits[:3].log_softmax(-1)[2] - logits[3:].log_softmax(-1)[3]
+    torch.testing.assert_close(observation_term(model, top, batch), expected)
+
+
+def test_rows_do_what_single_copies_do(world):
+    """Rows stand still, end, wait and are dropped on their own; each is as a copy by itself with its seed."""
+    seeds = [5, 6, 7]
+    rows, singles = world.rows(3), []
+    observed, _ = rows.reset(seed=seeds)
+    for row, seed in enumerate(seeds):
+        env = gym.make(ENV)
+        first, _ = env.reset(seed=int(np.random.SeedSequence(seed).generate_state(1)[0]))
+        assert first.tolist() == observed[row].tolist()
+        singles.append(env)
+    random, numbers, over = np.random.default_rng(0), np.arange(3), np.zeros(3, bool)
+    last = observed.copy()
+    while not over.all():
+        actions, still = random.integers(2, size=3), random.random(3) < 0.3  # walking alone goes on to the horizon
+        chosen = actions[: len(numbers)]
+        observed, reward, terminated, truncated, info = rows.step(chosen, still[: len(numbers)])
+        for row, number in enumerate(numbers):
+            if still[row] or over[number]:
+                assert observed[row].tolist() == last[number].tolist() and not truncated[row]
+                continue
+            single, one, ended, cut, told = singles[number].step(int(chosen[row]))
+            assert observed[row].tolist() == single.tolist() and reward[row] == one
+            assert (terminated[row], truncated[row]) == (ended, cut) and info["subgoal"][row] == told["subgoal"]
+            last[number], over[number] = observed[row], ended or cut
+        if over.any() and len(numbers) == 3:
+            kept = np.flatnonzero(~over)
+            rows.keep(kept)
+            numbers = numbers[kept]
+            assert rows.observe().tolist() == last[numbers].tolist()
+    assert not over.all() or rows.elapsed.max() == world.horizon
+    rows.close()
+
+
+def test_success_is_what_the_info_says_or_else_a_reward(chain):
+    import chain_world
+
+    rows = worlds.make(ENV, {}).rows(4)
+    rows.reset(seed=[0, 1, 2, 3])
+    won, over = np.zeros(4, bool), np.zeros(4, bool)
+    while not over.all():
+        envs = [env.unwrapped for env in rows._envs]
+        away = [env.cells[env.order[min(env.done, 2)]] - env.cells[3] for env in envs]
+        actions = np.array([2 if a == 0 else int(a > 0) for a in away])
+        actions[0] = 2  # which is wrong, but where the agent stands on the lever
+        _, _, terminated, truncated, info = rows.step(actions)
+        won, over = won | info["success"], over | terminated | truncated
+    assert won[1:].all() and not won[0] and chain_world.ORDERS
+
+
+def test_stored_demonstrations_are_the_episodes(chain, world):
+    stored = StoredDemonstrations(chain / "data" / "chain", truth=True)
+    assert len(stored) == 120 and stored.world == world
+    batch = stored.take(torch.arange(5))
+    assert batch.observation.dtype == batch.action.dtype == torch.int64
+    for row in range(5):
+        with np.load(chain / "demonstrations" / f"{row:05d}.npz") as arrays:
+            steps = len(arrays["actions"])
+            assert int(batch.mask[row].sum()) == steps
+            assert batch.observation[row, : steps + 1].tolist() == arrays["observations"].tolist()
+            assert batch.action[row, :steps].tolist() == arrays["actions"].tolist()
+            assert batch.subgoal[row, :steps].tolist() == arrays["subgoal"].tolist()
+            assert batch.leg[row, :steps].max() == 2
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda a: a | {"actions": a["actions"] + 2}, "actions from"),
+        (lambda a: a | {"actions": a["actions"] + 0.5}, "whole numbers"),
+        (lambda a: a | {"observations": a["observations"] + 6}, "outside"),
+        (lambda a: a | {"observations": a["observations"][:, :3]}, "shape"),
+        (lambda a: a | {"observations": a["observations"][:-1]}, "one observation more"),
+        (lambda a: a | {"subgoal": a["subgoal"] + 1}, "num_subgoals"),
+        (lambda a: a | {"subgoal": a["subgoal"][:-1]}, "one for each step"),
+        (lambda a: {"actions": a["actions"]}, "observations and actions"),
+    ],
+)
+def test_what_is_wrong_with_an_episode_is_a_line(chain, tmp_path, capsys, change, told):
+    with np.load(chain / "demonstrations" / "00000.npz") as arrays:
+        good = {name: arrays[name] for name in arrays.files}
+    np.savez(tmp_path / "bad.npz", **change(good))
+    code = cli.main(["check", ENV, "--env-config", '{"num_subgoals": 3}', "--data", str(tmp_path)])
+    printed = capsys.readouterr()
+    assert code == 2 and told in printed.out + printed.err and "Traceback" not in printed.err
+
+
+@pytest.mark.parametrize(
+    ("env", "config", "told"),
+    [
+        ("Nowhere-v0", {}, "unknown"),
+        ("no_such_module:Nowhere-v0", {}, "no_such_module"),
+        (ENV, {"horizon": 0}, "horizon"),
+        (ENV, {"size": "x"}, "cannot be opened"),
+        (ENV, {"colour": "x"}, "cannot be opened"),
+        (ENV, {"num_subgoals": -1}, "num_subgoals"),
+        (3, {}, "unknown"),
+    ],
+)
+def test_a_world_that_is_not_there_is_a_line(chain, env, config, told):
+    with pytest.raises(UserError, match=told):
+        worlds.make(env, config)
+
+
+def test_an_environment_without_an_end_needs_a_horizon():
+    gym.register("Endless-v0", entry_point=lambda **_: gym.make("CartPole-v1").unwrapped)
+    with pytest.raises(UserError, match=r"env_config\.horizon: missing"):
+        worlds.make("Endless-v0", {})
+    assert worlds.make("Endless-v0", {"horizon": 7}).horizon == 7
+
+
+def test_the_three_phases_run_in_a_world_of_others(chain, base, tmp_path):
+    """Gates with labels; weights that load, act, and know their world; nothing is trained that should be frozen."""
+    told = base.metrics["pretrain"]
+    assert {"eval/action_nll", "probe_accuracy/layer_1", "control_success/layer_1"} <= told.keys()
+    before = weights.fingerprint(base.base)
+    found = irl_ray.discover(base, chain / "data" / "chain", steps=6, batch_size=16, length_groups=2,
+                             clean_slate=True, metacontroller={"layer": 0}, post_task={"orders": [[0, 2, 1]]},
+                             gate_episodes=16)  # fmt: skip
+    assert weights.fingerprint(found.base) == before
+    told = found.metrics["discover"]
+    assert {"switch_f1", "code_subgoal_accuracy", "injected_success", "prior_success"} <= told.keys()
+    assert not any("colour" in name or "location" in name for name in told)
+    loaded = weights.load(found.save(tmp_path / "found"), "metacontroller")
+    assert loaded.world == found.world and loaded.world.id == ENV
+    episodes = sample_raw_episodes(loaded.base, loaded.world, range(5))
+    again = sample_raw_episodes(loaded.base, loaded.world, [3])
+    assert len(episodes) == 5 and episodes[3].action.tolist() == again[0].action.tolist()
+    agent, env = irl_ray.load_agent(tmp_path / "found"), gym.make(ENV)
+    observation, _ = env.reset(seed=0)
+    assert env.action_space.contains(agent.act(observation))
+
+
+def test_without_labels_their_gates_are_left_out(chain, base):
+    bare = irl_ray.pretrain(ENV, chain / "data" / "chain", model=SHAPE, steps=2, batch_size=16, gate_episodes=16)
+    assert [k for k in bare.metrics["pretrain"] if "probe" in k or "control" in k] == []
+    found = irl_ray.discover(bare, chain / "data" / "chain", steps=2, batch_size=16, length_groups=2, gate_episodes=16)
+    told = found.metrics["discover"]
+    assert {"switches_per_episode", "prior_success", "eval/action_nll"} <= told.keys()
+    assert not any(name.startswith(("code_", "switch_f1", "injected")) for name in told)
+
+
+def test_the_priors_success_is_a_share_of_episodes(chain, base):
+    found = irl_ray.discover(base, chain / "data" / "chain", steps=1, batch_size=16, length_groups=2, gate_episodes=16)
+    share = prior_success(found, found.world, 40, 0, 0.5, 1.0)["prior_success"]
+    assert 0 <= share <= 1 and (share * 40) == round(share * 40)
+    assert share == prior_success(found, found.world, 40, 0, 0.5, 1.0)["prior_success"]
+
+
+def test_a_world_of_ones_own_is_found_by_its_id(chain):
+    class Mine(GymWorld):
+        id = "chain_world:Mine-v0"
+        presets = {"world": {"small": {}}}
+
+        def __init__(self):
+            pass
+
+    worlds.register(Mine)
+    assert worlds.find("chain_world:Mine-v0") is Mine
+    del worlds._OWN[Mine.id]
+
+
+OUTSIDE = {  # who may name a world's own module, and why
+    "__init__.py": "registers the environments with Gymnasium",
+    "worlds/__init__.py": "finds worlds by name",
+    "cli/irl_ray.py": "the commands `economics` and `lessons`, which are of pin-pads",
+    "rllib/expert.py": "trains the ant's expert",
+}
+
+
+def test_nothing_outside_of_a_worlds_folder_imports_it():
+    naming = {
+        str(path.relative_to(PACKAGE))
+        for path in PACKAGE.rglob("*.py")
+        if "pinpad" not in path.parts
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if (isinstance(node, ast.ImportFrom) and "worlds.pinpad" in (node.module or ""))
+        or (isinstance(node, ast.Import) and any("worlds.pinpad" in name.name for name in node.names))
+        or (isinstance(node, ast.Constant) and str(node.value).startswith("irl_ray.worlds.pinpad"))
+    }
+    assert naming == OUTSIDE.keys()
