@@ -319,3 +319,10 @@ def test_nothing_outside_of_a_worlds_folder_imports_it():
         or (isinstance(node, ast.Constant) and str(node.value).startswith("irl_ray.worlds.pinpad"))
     }
     assert naming == OUTSIDE.keys()
+
+
+def test_gates_that_fail_cost_a_number_and_not_the_weights(chain, base, monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr("irl_ray.phases.discover.prior_success", lambda *_: 1 / 0)
+    found = irl_ray.discover(base, chain / "data" / "chain", steps=2, batch_size=16, length_groups=2, gate_episodes=16)
+    assert found.metrics["discover"]["gates_failed"] == 1 and "division by zero" in capsys.readouterr().out
+    assert weights.load(found.save(tmp_path / "kept"), "metacontroller").metacontroller is not None

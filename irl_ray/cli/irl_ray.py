@@ -193,7 +193,8 @@ def run_phase(options: argparse.Namespace) -> int:
         if stopped:
             print(f"stopped after {options.minutes:g} minutes; {state} is saved, the same command goes on from there")
             return 0
-    gates = phase.gates()
+    phase.export(options.out, {})
+    gates = phase.measured()
     for name, value in gates.items():
         print(f"{name:<52}{value:.4g}")
     print(f"weights: {phase.export(options.out, gates)}")

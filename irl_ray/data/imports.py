@@ -96,7 +96,7 @@ def _minari(name: str) -> Iterator[Episode]:
         told = {"rewards": episode.rewards}
         successes = [infos[key] for key in ("success", "is_success") if key in infos]
         told |= {"success": successes[0]} if successes else {}
-        labels = {key: np.asarray(infos[key])[1:] for key in ("subgoal", "leg") if key in infos}
+        labels = {key: np.asarray(infos[key])[:-1] for key in ("subgoal", "leg") if key in infos}
         label = f"episode {episode.id}"
         yield Episode(label, _steps(episode.observations), np.asarray(episode.actions), _succeeded(told), labels)
 

@@ -52,4 +52,4 @@ def run(phase: Phase) -> Artefact:
         left = (time.monotonic() - started) * (phase.config.steps / phase.step_number - 1)
         shown = "  ".join(f"{name} {value:.4g}" for name, value in told.items())
         print(f"{phase.name} {phase.step_number}/{phase.config.steps}  {shown}  eta {left:.0f}s", flush=True)
-    return phase.finish(phase.gates())
+    return phase.finish(phase.measured())

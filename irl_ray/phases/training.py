@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import time
@@ -20,6 +21,7 @@ from irl_ray.errors import UserError
 from irl_ray.models import weights
 from irl_ray.models.weights import Artefact
 
+logger = logging.getLogger(__name__)
 Rows = TypeVar("Rows", torch.Tensor, Trajectories)
 
 
@@ -168,6 +170,16 @@ class Phase(ABC):
     @abstractmethod
     def gates(self) -> dict[str, float]:
         """What the next phase needs, measured on held-out data."""
+
+    def measured(self) -> dict[str, float]:
+        """The gates; where one cannot be measured `gates_failed` alone, with a line that tells why: training is not lost."""
+        try:
+            return self.gates()
+        except Exception as error:
+            logger.exception("%s: the gates could not be measured", self.name)
+            told = " ".join(str(error).split()) or type(error).__name__
+            print(f"gates could not be measured: {told}; the weights are kept without them", flush=True)
+            return {"gates_failed": 1.0}
 
     @abstractmethod
     def artefact(self) -> Artefact:

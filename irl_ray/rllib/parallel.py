@@ -74,7 +74,7 @@ def work(config: dict[str, Any]) -> None:
     while not phase.finished:
         metrics = phase.step() | phase.gates_on_the_way()
         if phase.finished and first:
-            gates = phase.gates()
+            gates = phase.measured()
         told = {**metrics, **gates, "progress": metrics["step"] / phase.config.steps, DONE: phase.finished}
         with tempfile.TemporaryDirectory() as kept:
             if first:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -48,7 +49,10 @@ class PhaseTrainable(tune.Trainable):
     def step(self) -> dict[str, Any]:
         metrics = self.phase.step() | self.phase.gates_on_the_way()
         if self.phase.finished:
-            self.gates = self.phase.gates()
+            kept = Path(self.logdir) / "ungated"
+            self.phase.export(kept / "artefact", {})
+            self.gates = self.phase.measured()
+            shutil.rmtree(kept)
         steps = self.phase.config.steps
         return {**metrics, **self.gates, "progress": metrics["step"] / steps, DONE: self.phase.finished}
 
