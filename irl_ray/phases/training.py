@@ -172,7 +172,7 @@ class Phase(ABC):
         """What the next phase needs, measured on held-out data."""
 
     def measured(self) -> dict[str, float]:
-        """The gates; where one cannot be measured `gates_failed` alone, with a line that tells why: training is not lost."""
+        """The gates or, if one cannot be measured, `gates_failed` and a line that tells why: training is not lost."""
         try:
             return self.gates()
         except Exception as error:
