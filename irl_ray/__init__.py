@@ -20,6 +20,7 @@ _LAZY = {
     "Pretrain": "irl_ray.phases.pretrain",
     "pretrain": "irl_ray.phases.run",
     "discover": "irl_ray.phases.run",
+    "BaseModel": "irl_ray.models.sequence_model",
     "World": "irl_ray.worlds.world",
     "PretrainConfig": "irl_ray.phases.pretrain",
     "Discover": "irl_ray.phases.discover",

@@ -142,7 +142,9 @@ def check_device(name: str) -> None:
 
 
 def to_plain(config: Any) -> Any:
-    """A dataclass as plain dictionaries and lists, ready for JSON and YAML."""
+    """A dataclass as plain dictionaries and lists, ready for JSON and YAML; as it says itself, where it has `plain`."""
+    if hasattr(config, "plain"):
+        return config.plain()
     if dataclasses.is_dataclass(config):
         return {f.name: to_plain(getattr(config, f.name)) for f in dataclasses.fields(config)}
     if isinstance(config, (tuple, list)):

@@ -22,7 +22,8 @@ from irl_ray.data.shards import StoredDemonstrations
 from irl_ray.errors import UserError
 from irl_ray.internal.sampler import sample_raw_episodes
 from irl_ray.models import weights
-from irl_ray.models.sequence_model import SequenceModel, SequenceModelConfig
+from irl_ray.models.contract import broken_promises
+from irl_ray.models.sequence_model import BaseModel, Block, SequenceModel, SequenceModelConfig, model_config, new_base
 from irl_ray.models.terms import observation_term
 from irl_ray.worlds.anything import GymWorld
 from irl_ray.worlds.spaces import read_as
@@ -326,3 +327,105 @@ def test_gates_that_fail_cost_a_number_and_not_the_weights(chain, base, monkeypa
     found = irl_ray.discover(base, chain / "data" / "chain", steps=2, batch_size=16, length_groups=2, gate_episodes=16)
     assert found.metrics["discover"]["gates_failed"] == 1 and "division by zero" in capsys.readouterr().out
     assert weights.load(found.save(tmp_path / "kept"), "metacontroller").metacontroller is not None
+
+
+def promising(chain, settings):
+    """A base model of a class in the chain's world, and observations to try it on."""
+    world = worlds.make(ENV, {})
+    rows = world.rows(3)
+    seen = [rows.reset(seed=[0, 1, 2])[0], *(rows.step(np.array([0, 1, 1]))[0] for _ in range(7))]
+    return new_base(model_config(settings, "model"), world), torch.from_numpy(np.stack(seen, 1))
+
+
+GPT2 = {"class": "irl_ray.models.gpt2:GPT2Base", "width": 16, "layers": 2, "heads": 2}
+
+
+def test_gpt2_is_hugging_faces_and_steps_as_it_runs(chain):
+    transformers = pytest.importorskip("transformers")
+    model, seen = promising(chain, GPT2)
+    assert broken_promises(model, seen) == []
+    trunk = transformers.GPT2Model(
+        transformers.GPT2Config(n_embd=16, n_layer=2, n_head=2, n_positions=41, vocab_size=1)
+    ).eval()
+    trunk.h = torch.nn.ModuleList()  # made anew below from the model's own weights
+    again = transformers.GPT2Model(trunk.config).eval()
+    for theirs, layer in zip(again.h, model.blocks):
+        for name in ("ln_1", "ln_2", "mlp"):
+            getattr(theirs, name).load_state_dict(getattr(layer, name).state_dict())
+        theirs.attn.load_state_dict(layer.attention.state_dict())
+    again.wpe.load_state_dict(model.positions.state_dict())
+    again.ln_f.load_state_dict(model.norm.state_dict())
+    expected = again(inputs_embeds=model.encoder(seen)).last_hidden_state
+    torch.testing.assert_close(model.norm(model.upper(model.embed(seen), 0)), expected, atol=1e-5, rtol=1e-4)
+
+
+def test_the_phases_run_on_a_base_model_of_others(chain, tmp_path):
+    pytest.importorskip("transformers")
+    base = irl_ray.pretrain(ENV, chain / "data" / "chain", model=GPT2, steps=3, batch_size=16, gate_episodes=16)
+    loaded = weights.load(base.save(tmp_path / "base"))
+    assert loaded.base.config.plain() == GPT2
+    assert weights.fingerprint(loaded.base) == weights.fingerprint(base.base)
+    found = irl_ray.discover(base, chain / "data" / "chain", steps=2, batch_size=16, length_groups=2, gate_episodes=16,
+                             clean_slate=True, metacontroller={"layer": 1})  # fmt: skip
+    agent, env = irl_ray.load_agent(found.save(tmp_path / "found")), gym.make(ENV)
+    observation, _ = env.reset(seed=0)
+    for _ in range(5):
+        assert env.action_space.contains(agent.act(observation))
+
+
+class Tangled(BaseModel):
+    """Keeps none of its promises that `fault` names."""
+
+    def __init__(self, world, fault="none"):
+        super().__init__(world, 16, (Block(SequenceModelConfig(**SHAPE)) for _ in range(2)))
+        self.fault = fault
+
+    def lower(self, embedding, layer):
+        if self.fault == "future":
+            embedding = embedding + embedding.flip(1)
+        return super().lower(embedding, layer)
+
+    def upper_step(self, residual, state, layer):
+        found = super().upper_step(residual, state, layer)
+        return found + 0.1 if self.fault == "step" else found
+
+    def upper(self, residual, layer):
+        return super().upper(residual * 0 if self.fault == "deaf" else residual, layer)
+
+    def initial_state(self, rows, steps):
+        state = super().initial_state(rows, steps)
+        if self.fault == "state":
+            state[0]["keys"] += 1
+        return state
+
+
+@pytest.mark.parametrize(
+    ("fault", "told"),
+    [("none", None), ("future", "earlier"), ("step", "step by step"), ("deaf", "does not change"), ("state", "zero")],
+)
+def test_a_promise_that_a_base_model_breaks_is_told(chain, fault, told):
+    model, seen = promising(chain, {"class": f"{__name__}:Tangled", "fault": fault})
+    broken = broken_promises(model, seen)
+    assert (broken == []) if told is None else any(told in line for line in broken), broken
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"class": "subprocess:Popen", "args": "ls"}, "no subclass"),
+        ({"class": "no_such:Model"}, "cannot be imported"),
+        ({"class": "irl_ray.models.gpt2:Nothing"}, "cannot be imported"),
+        ({"class": "gpt2"}, "module:Class"),
+        ({**GPT2, "colour": 3}, "refuses"),
+    ],
+)
+def test_a_class_that_is_no_base_model_is_a_line(chain, settings, told):
+    with pytest.raises(UserError, match=told):
+        promising(chain, settings)
+
+
+def test_check_holds_a_model_to_its_promises(chain, capsys):
+    arguments = ["check", ENV, "--model", f"{__name__}:Tangled", "--model-config"]
+    assert cli.main([*arguments, '{"fault": "none"}']) == 0
+    assert cli.main([*arguments, '{"fault": "future"}']) == 2
+    assert "earlier outputs change" in capsys.readouterr().out

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from irl_ray.data.trajectories import Trajectories
 from irl_ray.internal.rollout import roll_out
-from irl_ray.models.sequence_model import SequenceModel, SequenceModelConfig
+from irl_ray.models.sequence_model import BaseModel, OtherModelConfig, SequenceModelConfig, new_base
 from irl_ray.worlds.world import World
 
 ENTRY_WEIGHT = 3.0  # of where the agent goes against its actions
@@ -44,7 +44,7 @@ class SubgoalControllers(nn.Module):
 
 
 def train_controllers(
-    base: SequenceModel,
+    base: BaseModel,
     layer: int,
     batches: Iterable[Trajectories],
     steps: int,
@@ -72,7 +72,7 @@ def train_controllers(
 
 
 def imitation_loss(
-    base: SequenceModel,
+    base: BaseModel,
     layer: int,
     steer: Callable[[Tensor, Tensor], Tensor],
     batch: Trajectories,
@@ -108,10 +108,10 @@ def imitation_loss(
 class GoalGiven(nn.Module):
     """A base model with an embedding of the true subgoal added to e_0: cloning made easy."""
 
-    def __init__(self, config: SequenceModelConfig, world: World):
+    def __init__(self, config: SequenceModelConfig | OtherModelConfig, world: World):
         super().__init__()
-        self.base = SequenceModel(config, world)
-        self.goal = nn.Embedding(world.num_subgoals, config.width)
+        self.base = new_base(config, world)
+        self.goal = nn.Embedding(world.num_subgoals, self.base.width)
 
     def steer(self, residual: Tensor, subgoal: Tensor) -> Tensor:
         """e_0 [..., d] and subgoals int64 [...] -> e_0 that tells the subgoal."""
@@ -119,7 +119,7 @@ class GoalGiven(nn.Module):
 
 
 def clone_with_goal(
-    config: SequenceModelConfig,
+    config: SequenceModelConfig | OtherModelConfig,
     world: World,
     batches: Iterable[Trajectories],
     steps: int,
@@ -147,7 +147,7 @@ def clone_with_goal(
 
 
 def control_success(
-    base: SequenceModel,
+    base: BaseModel,
     layer: int,
     controllers: Callable[[Tensor, Tensor], Tensor],
     world: World,

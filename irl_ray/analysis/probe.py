@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from irl_ray.data.trajectories import Trajectories
-from irl_ray.models.sequence_model import SequenceModel
+from irl_ray.models.sequence_model import BaseModel
 
 
 def linear_probe(features: Tensor, labels: Tensor, group: Tensor, steps: int = 300) -> Tensor:
@@ -102,7 +102,7 @@ def read_subgoals(stream: Tensor, batch: Trajectories, samples: int = 8000) -> S
 
 
 @torch.no_grad()
-def subgoal_probe(base: SequenceModel, batch: Trajectories) -> dict[str, float]:
+def subgoal_probe(base: BaseModel, batch: Trajectories) -> dict[str, float]:
     """Accuracy with which each layer's residuals tell the ground-truth subgoal (Fig. 3).
 
     Returns:

@@ -1,18 +1,22 @@
-"""`irl-ray check WORLD [--data SOURCE]` and `irl-ray data import`: will it work, and what is left out?"""
+"""`irl-ray check WORLD [--model CLASS] [--data SOURCE]`, `irl-ray data import`: will it work, what is left out?"""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
+import torch
 
 from irl_ray import worlds
 from irl_ray.errors import UserError
+from irl_ray.models.contract import broken_promises
+from irl_ray.models.sequence_model import model_config, new_base
 from irl_ray.worlds.world import World
 
-ROWS = 4
+ROWS, STEPS = 4, 12
 OPTIONAL = {  # what a world may offer, and what goes without it
     "labels": "probes, alignment of switches, controllers trained with labels, injected codes",
     "demonstrations of its own": "training without data: in the file",
@@ -30,6 +34,8 @@ def check(options: argparse.Namespace) -> int:
     for name in missing(world):
         print(f"{'left out':<15}{OPTIONAL[name]}, for there are no {name}")
     problems = played(world, options.seed)
+    if options.model:
+        problems += kept_promises(world, {"class": options.model, **options.model_config}, options.seed)
     if options.data:
         problems += looked_at(world, options.data)
     for problem in problems:
@@ -89,6 +95,20 @@ def played(world: World, seed: int) -> list[str]:
     rows.close()
     print(f"{'played':<15}{ROWS} episodes of random actions, {steps} steps the longest, {reward:g} reward in all")
     return problems
+
+
+def kept_promises(world: World, settings: dict[str, Any], seed: int) -> list[str]:
+    """What a base model of somebody else's class does not keep in a world, a line each."""
+    model = new_base(model_config(settings, "--model"), world)
+    size = sum(parameter.numel() for parameter in model.parameters())
+    print(f"{'model':<15}{settings['class']}, {model.num_layers} layers of {model.width}, {size:,} parameters")
+    space = gym.vector.utils.batch_space(world.action_space, ROWS)
+    space.seed(seed)
+    rows = world.rows(ROWS)
+    seen = [rows.reset(seed=list(range(seed, seed + ROWS)))[0]]
+    seen += [rows.step(space.sample())[0] for _ in range(min(STEPS, world.horizon) - 1)]
+    rows.close()
+    return broken_promises(model, torch.from_numpy(np.stack(seen, 1)))
 
 
 def looked_at(world: World, source: str) -> list[str]:

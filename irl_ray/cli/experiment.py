@@ -44,6 +44,7 @@ from irl_ray.data.shards import read_manifest
 from irl_ray.data.sources import check_data
 from irl_ray.errors import UserError, did_you_mean
 from irl_ray.models import weights
+from irl_ray.models.sequence_model import new_base
 from irl_ray.rllib import trainables
 from irl_ray.worlds.world import World, check_same
 
@@ -364,7 +365,7 @@ def _check_gates(experiment: Experiment, variant: Mapping[str, Any], config: Any
     world.with_tasks(config.post_task)
     if experiment.run == "Pretrain":
         with torch.device("meta"):  # which computes nothing
-            weights.new_base(config.model, world)
+            new_base(config.model, world)
 
 
 def check_demonstrations(experiment: Experiment, where: str) -> None:

@@ -66,7 +66,7 @@ def look(options: argparse.Namespace) -> int:
         "kind": options.command,
         "model": shown_name(options.model),
         "world": agent.world.title,
-        "mixer": agent.base.config.mixer,
+        "mixer": getattr(agent.base.config, "mixer", "other"),
         "layers_of_base": agent.base.num_layers,
         "seed": options.seed,
         "episodes": options.episodes,

@@ -48,6 +48,8 @@ def parser() -> argparse.ArgumentParser:
     check = commands.add_parser("check", help="will a world and its demonstrations work, and what is left out?")
     check.add_argument("env", help="such as my_worlds:Chain-v0")
     check.add_argument("--env-config", type=json_object, default=None, help="its settings as JSON")
+    check.add_argument("--model", metavar="MODULE:CLASS", help="a base model of one's own, held to what is relied on")
+    check.add_argument("--model-config", type=json_object, default={}, help="its options as JSON")
     check.add_argument("--data", metavar="SOURCE", help="minari:ID, or a folder of .npz episodes")
     check.add_argument("--seed", type=int, default=0)
     data = commands.add_parser("data", help="look at, check or convert demonstrations")

@@ -59,7 +59,7 @@ class Agent:
         observed = torch.as_tensor(world.view(np.asarray(observation)))[None]
         observed = observed.to(torch.int64 if world.discrete else torch.float32)
         if meta is None:
-            top = base.upper_step(base.embed(observed), self._base, 0)
+            top = base.upper_step(base.lower_step(observed, self._base, 0), self._base, 0)
         else:
             residual = base.lower_step(observed, self._base, meta.layer)
             self.beta = float(meta.switch_step(residual, self._meta))

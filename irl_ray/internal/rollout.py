@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from irl_ray.models.sequence_model import SequenceModel
+from irl_ray.models.sequence_model import BaseModel
 from irl_ray.models.state import reset_rows
 from irl_ray.seeding import generator
 from irl_ray.worlds.world import World
@@ -35,7 +35,7 @@ class RolloutSummary:
 
 @torch.no_grad()
 def roll_out(
-    base: SequenceModel,
+    base: BaseModel,
     world: World,
     episodes: int,
     seed: int,

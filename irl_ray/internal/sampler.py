@@ -15,7 +15,7 @@ import torch
 
 from irl_ray.internal.internal_env import InternalVectorEnv
 from irl_ray.models.code_policy import CodePolicy, gaussian_log_prob
-from irl_ray.models.sequence_model import SequenceModel
+from irl_ray.models.sequence_model import BaseModel
 from irl_ray.models.state import select_rows
 from irl_ray.models.weights import Artefact
 from irl_ray.worlds.rows import Rows
@@ -232,7 +232,7 @@ def sample_code_episodes(
 
 @torch.no_grad()
 def sample_raw_episodes(
-    base: SequenceModel,
+    base: BaseModel,
     world: World,
     seeds: Sequence[int],
     *,
@@ -256,7 +256,8 @@ def sample_raw_episodes(
     state = base.initial_state(count, horizon + 1)
     recorder, episode, running = _Recorder(count), np.arange(count), np.ones(count, bool)
     while running.any():
-        outputs = base.action_inputs(base.upper_step(base.embed(torch.from_numpy(observed)), state, 0))
+        embedding = base.lower_step(torch.from_numpy(observed), state, 0)
+        outputs = base.action_inputs(base.upper_step(embedding, state, 0))
         inputs = base.actions.tempered(outputs, action_temperature)
         chosen = noise[torch.from_numpy(episode), torch.from_numpy(env.elapsed)]
         action = base.actions.sample(inputs, chosen) if explore else base.actions.mode(inputs)

@@ -6,23 +6,22 @@ where a controller may change the residual stream.
 
 from __future__ import annotations
 
+import importlib
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from irl_ray.config import check_at_least
+from irl_ray.config import build, check_at_least
 from irl_ray.errors import UserError, did_you_mean
 from irl_ray.models.actions import Actions, actions_of
 from irl_ray.models.hawk import HawkMixer
 from irl_ray.models.state import State
 from irl_ray.models.transformer import CausalSelfAttention
 from irl_ray.worlds.world import World
-
-if TYPE_CHECKING:
-    pass
-
 
 MIXERS = {"transformer": CausalSelfAttention, "hawk": HawkMixer}
 
@@ -84,55 +83,113 @@ class Block(nn.Module):
         x = x + (self.mix(normed) if mask is None else self.mix(normed, mask))
         return x + self._mlp(x)
 
+    def initial_state(self, rows: int, steps: int) -> State:
+        """Of the step form, for sequences of at most `steps` steps."""
+        return self.mix.initial_state(rows, steps)
+
     def step(self, x: Tensor, state: State) -> Tensor:
         x = x + self.mix.step(self.mix_norm(x), state)
         return x + self._mlp(x)
 
 
-class SequenceModel(nn.Module):
-    """Autoregressive model of the actions and observations of goal-directed agents.
+@dataclass
+class OtherModelConfig:
+    """A base model of somebody else's class.
 
-    Args:
-        config: shape of the network.
-        world: which it observes and acts in.
+    Attributes:
+        name: "module:Class", a subclass of `BaseModel`.
+        options: what it is made with, beside the world.
     """
 
-    def __init__(self, config: SequenceModelConfig, world: World):
+    name: str
+    options: dict[str, Any]
+
+    def plain(self) -> dict[str, Any]:
+        """As a file says it: `{class: module:Class, ...options}`."""
+        return {"class": self.name, **self.options}
+
+
+def model_config(values: Any, where: str) -> SequenceModelConfig | OtherModelConfig:
+    """The shape of a base model from a mapping, which may name somebody else's `class`.
+
+    Raises:
+        UserError: on unknown keys or values of the wrong type.
+    """
+    if isinstance(values, Mapping) and "class" in values:
+        if not isinstance(values["class"], str) or ":" not in values["class"]:
+            raise UserError(f"{where}.class: expected module:Class, got {values['class']!r}")
+        return OtherModelConfig(values["class"], {key: v for key, v in values.items() if key != "class"})
+    ready = isinstance(values, (SequenceModelConfig, OtherModelConfig))
+    return values if ready else build(SequenceModelConfig, values, where)
+
+
+class BaseModel(nn.Module):
+    """Autoregressive model of the actions and observations of goal-directed agents, of any blocks.
+
+    Others' models derive from it, and take the world as the first argument of their `__init__`, and their options by
+    name. A block maps [B, T, d] to [B, T, d] and looks at no later step (`forward`); step by step it does the same
+    (`step(x [N, d], state)`), with a state that `initial_state(rows, steps)` gives: a dictionary of tensors, rows
+    first, zero at the start. `irl-ray check WORLD --model module:Class` holds both forms equal.
+
+    Args:
+        world: which it observes and acts in.
+        width: d.
+        blocks: made after the encoder.
+        encoder: how observations are read; None for the world's usual way.
+        embedding_std: standard deviation of the encoder's embeddings.
+        min_log_std: floor of the log standard deviation of continuous actions.
+        norm: of what the heads read; None for an RMS norm.
+
+    Attributes:
+        config: what it was made from.
+        placed: whether `place` tells a step its number; the first block's state must then count steps as "length".
+    """
+
+    config: SequenceModelConfig | OtherModelConfig
+    placed = False
+
+    def __init__(
+        self,
+        world: World,
+        width: int,
+        blocks: Iterable[nn.Module],
+        *,
+        encoder: str | None = None,
+        embedding_std: float = 0.3,
+        min_log_std: float = -1.0,
+        norm: nn.Module | None = None,
+    ):
         super().__init__()
         encoders = world.encoders
-        config = replace(config, encoder=config.encoder or next(iter(encoders)))
-        if config.encoder not in encoders:
+        encoder = encoder or next(iter(encoders))
+        if encoder not in encoders:
             raise UserError(
-                f"encoder: {config.encoder!r} does not fit.{did_you_mean(config.encoder, encoders)} "
+                f"encoder: {encoder!r} does not fit.{did_you_mean(encoder, encoders)} "
                 f"Expected one of {', '.join(encoders)}"
             )
-        if config.width % config.heads:
-            raise UserError(f"width={config.width} must be a multiple of heads={config.heads}")
-        self.config, self.world = config, world
-        self.encoder = encoders[config.encoder](world, config.width, config.embedding_std)
-        self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
-        self.norm = nn.RMSNorm(config.width)
-        self.actions: Actions = actions_of(world.action_space, config.min_log_std)
+        self.world, self.width = world, width
+        self.encoder = encoders[encoder](world, width, embedding_std)
+        self.blocks = nn.ModuleList(blocks)
+        self.norm = norm or nn.RMSNorm(width)
+        self.actions: Actions = actions_of(world.action_space, min_log_std)
         for name, outputs in world.heads.items():
-            self.add_module(name, nn.Linear(config.width, outputs))
-        self.action_head = nn.Linear(config.width, self.actions.num_outputs)
-        for module in self.modules():
-            if isinstance(module, nn.Linear):
-                nn.init.normal_(module.weight, std=(config.init_scale / module.in_features) ** 0.5)
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
-
-    @property
-    def width(self) -> int:
-        return self.config.width
+            self.add_module(name, nn.Linear(width, outputs))
+        self.action_head = nn.Linear(width, self.actions.num_outputs)
 
     @property
     def num_layers(self) -> int:
-        return self.config.layers
+        return len(self.blocks)
+
+    def place(self, embedding: Tensor, time: Tensor) -> Tensor:
+        """Embeddings [..., d] that tell their steps' numbers, int64 [...], where `placed` says so."""
+        return embedding
 
     def embed(self, observation: Tensor) -> Tensor:
-        """Observation, int64 [..., E] or float [..., F] -> e_0 [..., d]."""
-        return self.encoder(observation)
+        """Observations of sequences that begin at their first step, [B, T, ...] -> e_0 [B, T, d]."""
+        embedding = self.encoder(observation)
+        if not self.placed:
+            return embedding
+        return self.place(embedding, torch.arange(embedding.shape[1], device=embedding.device))
 
     def lower(self, embedding: Tensor, layer: int) -> Tensor:
         """e_0 [B, T, d] -> e_l [B, T, d]."""
@@ -167,11 +224,13 @@ class SequenceModel(nn.Module):
 
     def initial_state(self, rows: int, steps: int) -> list[State]:
         """State of the step form, one entry per layer, for sequences of at most `steps` steps."""
-        return [block.mix.initial_state(rows, steps) for block in self.blocks]
+        return [block.initial_state(rows, steps) for block in self.blocks]
 
     def lower_step(self, observation: Tensor, state: list[State], layer: int) -> Tensor:
         """Observation [N, ...] -> e_l [N, d]. Updates the first `layer` states in place."""
-        x = self.embed(observation)
+        x = self.encoder(observation)
+        if self.placed:
+            x = self.place(x, state[0]["length"])
         for block, block_state in zip(self.blocks[:layer], state):
             x = block.step(x, block_state)
         return x
@@ -181,3 +240,54 @@ class SequenceModel(nn.Module):
         for block, block_state in zip(self.blocks[layer:], state[layer:]):
             residual = block.step(residual, block_state)
         return residual
+
+
+class SequenceModel(BaseModel):
+    """Ours: blocks of attention with T5 buckets, or of Hawk.
+
+    Args:
+        config: shape of the network.
+        world: which it observes and acts in.
+    """
+
+    def __init__(self, config: SequenceModelConfig, world: World):
+        if config.width % config.heads:
+            raise UserError(f"width={config.width} must be a multiple of heads={config.heads}")
+        config = replace(config, encoder=config.encoder or next(iter(world.encoders)))
+        super().__init__(
+            world,
+            config.width,
+            (Block(config) for _ in range(config.layers)),
+            encoder=config.encoder,
+            embedding_std=config.embedding_std,
+            min_log_std=config.min_log_std,
+        )
+        self.config = config
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.normal_(module.weight, std=(config.init_scale / module.in_features) ** 0.5)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+
+
+def new_base(config: SequenceModelConfig | OtherModelConfig, world: World) -> BaseModel:
+    """A fresh base model for a world.
+
+    Raises:
+        UserError: if it is of a class that cannot be imported, is no `BaseModel`, or refuses its options.
+    """
+    if isinstance(config, SequenceModelConfig):
+        return SequenceModel(config, world)
+    module, name = config.name.rsplit(":", 1)
+    try:
+        kind = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise UserError(f"model.class: {config.name!r} cannot be imported: {error}") from None
+    if not (isinstance(kind, type) and issubclass(kind, BaseModel)):
+        raise UserError(f"model.class: {config.name!r} is no subclass of irl_ray.BaseModel")
+    try:
+        made = kind(world, **config.options)
+    except TypeError as error:
+        raise UserError(f"model: {config.name} refuses its options: {error}") from None
+    made.config = config
+    return made

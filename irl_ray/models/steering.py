@@ -13,14 +13,14 @@ from torch import Tensor
 
 from irl_ray.data.trajectories import Trajectories, pieces_of
 from irl_ray.models.metacontroller import Codes, Metacontroller
-from irl_ray.models.sequence_model import SequenceModel
+from irl_ray.models.sequence_model import BaseModel
 from irl_ray.models.state import reset_rows, select_rows, write_rows
 
 LENGTH_GROUPS = 4  # pieces of similar length go through the model together
 
 
 def found_codes(
-    base: SequenceModel,
+    base: BaseModel,
     metacontroller: Metacontroller,
     batch: Trajectories,
     noise: Tensor,
@@ -55,7 +55,7 @@ def found_codes(
 
 @torch.no_grad()
 def _residuals_anew(
-    base: SequenceModel,
+    base: BaseModel,
     metacontroller: Metacontroller,
     batch: Trajectories,
     summary: Tensor,
@@ -81,7 +81,7 @@ def _residuals_anew(
 
 
 def steered_log_prob(
-    base: SequenceModel,
+    base: BaseModel,
     metacontroller: Metacontroller,
     batch: Trajectories,
     residual: Tensor,

@@ -13,7 +13,7 @@ from irl_ray.models.encoder import symlog
 
 if TYPE_CHECKING:
     from irl_ray.data.trajectories import Trajectories
-    from irl_ray.models.sequence_model import SequenceModel
+    from irl_ray.models.sequence_model import BaseModel
 
 POOLED = 8  # pixels along a side that are told as one
 
@@ -28,7 +28,7 @@ def heads_of(space: gym.Space) -> dict[str, int]:
     return {"observation_head": space.shape[0]}
 
 
-def observation_term(base: SequenceModel, top: Tensor, batch: Trajectories) -> Tensor:
+def observation_term(base: BaseModel, top: Tensor, batch: Trajectories) -> Tensor:
     """Sum over steps, in nats: of whole numbers -log p of each; of numbers, and of pictures' means over squares of
     pixels, half the squared error of how they change (a Gaussian of unit variance).
 

@@ -29,7 +29,7 @@ from irl_ray.models.code_policy import CodePolicy, CodePolicyConfig
 from irl_ray.models.expert import Expert, ExpertConfig
 from irl_ray.models.metacontroller import Metacontroller, MetacontrollerConfig
 from irl_ray.models.segmenter import Segmenter, SegmenterConfig
-from irl_ray.models.sequence_model import SequenceModel, SequenceModelConfig
+from irl_ray.models.sequence_model import BaseModel, SequenceModelConfig, model_config, new_base
 from irl_ray.worlds.world import World
 
 FORMAT = 1
@@ -53,7 +53,7 @@ class Artefact:
     """
 
     world: World
-    base: SequenceModel | None = None
+    base: BaseModel | None = None
     metacontroller: Metacontroller | None = None
     segmenter: Segmenter | None = None
     policy: CodePolicy | None = None
@@ -91,11 +91,6 @@ class Artefact:
     @property
     def parts(self) -> dict[str, nn.Module]:
         return {name: module for name in PARTS if (module := getattr(self, name)) is not None}
-
-
-def new_base(config: SequenceModelConfig, world: World) -> SequenceModel:
-    """A fresh base model for a world."""
-    return SequenceModel(config, world)
 
 
 def new_segmenter(config: SegmenterConfig, shape: SequenceModelConfig, world: World) -> Segmenter:
@@ -258,7 +253,7 @@ def load(name: str | os.PathLike[str], *required: str, device: str | torch.devic
     if "expert" in config:
         artefact.expert = Expert(build(ExpertConfig, config["expert"], f"{folder}: expert"))
     if "base" in config:
-        artefact.base = new_base(build(SequenceModelConfig, config["base"], f"{folder}: base"), world)
+        artefact.base = new_base(model_config(config["base"], f"{folder}: base"), world)
     if "metacontroller" in config:
         # Weights without the key are older than it: their summary is read per step.
         told = {"summary": "step", **config["metacontroller"]}

@@ -22,9 +22,11 @@ from irl_ray.analysis.codes import alignment_and_meaning
 from irl_ray.config import build, check_at_least
 from irl_ray.data.sources import open_demonstrations
 from irl_ray.data.trajectories import Trajectories
+from irl_ray.errors import UserError
 from irl_ray.models import weights
 from irl_ray.models.metacontroller import Metacontroller
 from irl_ray.models.segmenter import Segmentation, SegmenterConfig, gumbel_noise
+from irl_ray.models.sequence_model import SequenceModelConfig
 from irl_ray.models.weights import Artefact, new_segmenter
 from irl_ray.phases.discover import CodesConfig, code_gates
 from irl_ray.phases.training import Phase, check_usable
@@ -66,6 +68,8 @@ class CompILE(Phase):
         check_usable(config.device)
         self.agent = weights.load(config.base, device=config.device)
         base = self.agent.base.requires_grad_(True)
+        if not isinstance(base.config, SequenceModelConfig):
+            raise UserError(f"base: {config.base} is of a class of its own; CompILE reads observations as ours do")
         with torch.random.fork_rng():
             torch.manual_seed(torch_seed(config.seed, "compile", "weights"))
             meta = Metacontroller(config.metacontroller, base.width, base.num_layers)

@@ -34,8 +34,9 @@ from irl_ray.data.trajectories import Trajectories, chosen_starts
 from irl_ray.errors import UserError
 from irl_ray.models import weights
 from irl_ray.models.metacontroller import Metacontroller, MetacontrollerConfig
+from irl_ray.models.sequence_model import new_base
 from irl_ray.models.steering import found_codes, steered_log_prob
-from irl_ray.models.weights import Artefact, new_base
+from irl_ray.models.weights import Artefact
 from irl_ray.phases.hindsight import OutcomeTeacher, TeacherConfig
 from irl_ray.phases.training import OptimizerConfig, Phase, check_usable
 from irl_ray.seeding import torch_seed

@@ -38,7 +38,7 @@ from irl_ray.config import check_at_least
 from irl_ray.data.trajectories import Trajectories
 from irl_ray.errors import UserError
 from irl_ray.models.metacontroller import Metacontroller
-from irl_ray.models.sequence_model import SequenceModel
+from irl_ray.models.sequence_model import BaseModel
 
 WEIGHED_AT_ONCE = 256  # trajectories; full-rank controllers take much memory
 POOL = 4096  # codes of the prior from which a batch is taught
@@ -112,7 +112,7 @@ class OutcomeTeacher:
     def __init__(
         self,
         config: TeacherConfig,
-        base: SequenceModel,
+        base: BaseModel,
         code_size: int,
         alpha: float,
         batch: Trajectories,
@@ -256,7 +256,7 @@ class OutcomeTeacher:
 
     @classmethod
     def from_state(
-        cls, config: TeacherConfig, base: SequenceModel, alpha: float, state: dict[str, Tensor]
+        cls, config: TeacherConfig, base: BaseModel, alpha: float, state: dict[str, Tensor]
     ) -> OutcomeTeacher:
         """The teacher that `state` was taken from."""
         teacher = cls.__new__(cls)

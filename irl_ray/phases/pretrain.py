@@ -21,8 +21,8 @@ from irl_ray.data.sources import open_demonstrations
 from irl_ray.data.trajectories import Trajectories, random_starts
 from irl_ray.errors import UserError
 from irl_ray.models import weights
-from irl_ray.models.sequence_model import SequenceModel, SequenceModelConfig
-from irl_ray.models.weights import Artefact, new_base
+from irl_ray.models.sequence_model import BaseModel, SequenceModelConfig, model_config, new_base
+from irl_ray.models.weights import Artefact
 from irl_ray.phases.training import OptimizerConfig, Phase, check_usable
 from irl_ray.seeding import torch_seed
 from irl_ray.worlds.world import World
@@ -36,7 +36,7 @@ class PretrainConfig:
         world: whose expert is imitated; `env` in the file says which environment.
         data: folder of collected demonstrations; None for the gridworld, whose stream never ends.
         clean_data: the same of the clean expert, for the gates; None for `data`.
-        model: shape of the base model.
+        model: shape of the base model (`SequenceModelConfig`), or {class: module:Class, ...} of somebody else's.
         optimizer: AdamW and its schedule.
         steps: optimiser steps.
         batch_size: trajectories per step, always fresh.
@@ -76,7 +76,7 @@ class PretrainConfig:
     world: World
     data: str | None = None
     clean_data: str | None = None
-    model: SequenceModelConfig = field(default_factory=SequenceModelConfig)
+    model: Any = field(default_factory=SequenceModelConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     steps: int = 16_000
     batch_size: int = 128
@@ -121,7 +121,7 @@ class PretrainConfig:
         check_above_zero(self, "action_temperature")
 
 
-def started_from(config: PretrainConfig, fresh: SequenceModel) -> dict[str, torch.Tensor]:
+def started_from(config: PretrainConfig, fresh: BaseModel) -> dict[str, torch.Tensor]:
     """Weights of the base model to go on from.
 
     A model of surroundings alone may go on from one that was told its own cell too: what it knew of that cell, the last
@@ -131,7 +131,8 @@ def started_from(config: PretrainConfig, fresh: SequenceModel) -> dict[str, torc
         UserError: if it is not of the shape of the `fresh` one, or observes another world.
     """
     found = weights.load(config.start_from, device=config.device).base
-    told = found.config.encoder == "egocentric" and fresh.config.encoder == "surroundings"
+    ours = isinstance(found.config, SequenceModelConfig) and isinstance(fresh.config, SequenceModelConfig)
+    told = ours and found.config.encoder == "egocentric" and fresh.config.encoder == "surroundings"
     same = replace(found.config, encoder=fresh.config.encoder) if told else found.config
     if same != fresh.config or config.world.difference(found.world):
         raise UserError(f"config.start_from: {config.start_from} holds a base model of another shape or world")
@@ -144,6 +145,9 @@ def started_from(config: PretrainConfig, fresh: SequenceModel) -> dict[str, torc
 def pretrain_config(values: dict) -> PretrainConfig:
     """Typed settings from a mapping with an optional `preset` and `env`."""
     kind, settings = worlds.with_phase_preset("pretrain", values)
+    given = values.get("model", {})
+    shape = given if "class" in given else settings.get("model", {})
+    settings["model"] = model_config(shape, "config.model")
     settings["world"] = kind.told(settings.get("world", {}), "config.world")
     return build(PretrainConfig, settings, "config")
 
@@ -268,7 +272,7 @@ class Pretrain(Phase):
         return Artefact(self.config.world, self.base)
 
 
-def pretraining_losses(base: SequenceModel, batch: Trajectories) -> dict[str, torch.Tensor]:
+def pretraining_losses(base: BaseModel, batch: Trajectories) -> dict[str, torch.Tensor]:
     """Sums over steps, in nats: -log p(a_t) ("action"), and the terms of the world."""
     top = base.upper(base.embed(batch.observation[:, :-1]), 0)
     action = -base.action_log_prob(top[batch.mask], batch.action[batch.mask]).sum()

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from irl_ray.data.trajectories import Demonstrations, Trajectories
     from irl_ray.models.encoder import Encoder
-    from irl_ray.models.sequence_model import SequenceModel
+    from irl_ray.models.sequence_model import BaseModel
     from irl_ray.models.weights import Artefact
 
 
@@ -118,7 +118,7 @@ class World:
         """What keeps a model of this world from observing and acting in another; empty if nothing does."""
         raise NotImplementedError
 
-    def floors(self, base: SequenceModel, batch: Trajectories, source: Demonstrations) -> dict[str, float]:
+    def floors(self, base: BaseModel, batch: Trajectories, source: Demonstrations) -> dict[str, float]:
         """What ideal observers have left, and what else shows how much a base model knows, as gates of pretraining.
 
         Args:
@@ -128,7 +128,7 @@ class World:
         """
         return {}
 
-    def walk_gates(self, base: SequenceModel, episodes: int, seed: int, temperature: float) -> dict[str, float]:
+    def walk_gates(self, base: BaseModel, episodes: int, seed: int, temperature: float) -> dict[str, float]:
         """What a base model does where it is not asked to do anything, as gates of pretraining."""
         return {}
 
@@ -139,7 +139,7 @@ class World:
 
         return heads_of(self.observation_space)
 
-    def terms(self, base: SequenceModel, top: Tensor, batch: Trajectories) -> dict[str, Tensor]:
+    def terms(self, base: BaseModel, top: Tensor, batch: Trajectories) -> dict[str, Tensor]:
         """Losses of what it tells, sums over steps in nats (Eq. 5's second term): "observation", weighed by λ, first.
 
         Args:
@@ -155,7 +155,7 @@ class World:
         """bool [B, T]: the steps at which it shows where the agent goes, such as those on which it is new in a cell."""
         raise NotImplementedError
 
-    def entry_nll(self, base: SequenceModel, top: Tensor, batch: Trajectories) -> Tensor:
+    def entry_nll(self, base: BaseModel, top: Tensor, batch: Trajectories) -> Tensor:
         """Sum over `entries` of -log p of where the agent goes, in nats."""
         raise NotImplementedError
 

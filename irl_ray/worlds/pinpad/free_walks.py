@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 
 from irl_ray.internal.rollout import roll_out
-from irl_ray.models.sequence_model import SequenceModel
+from irl_ray.models.sequence_model import BaseModel
 from irl_ray.worlds.world import World
 
 
 def free_walk_gates(
-    base: SequenceModel, world: World, episodes: int, seed: int, temperature: float = 1.0
+    base: BaseModel, world: World, episodes: int, seed: int, temperature: float = 1.0
 ) -> dict[str, float]:
     """Statistics of the colours that free walks visit, beside walkers who choose colours at random.
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from irl_ray.data.trajectories import Demonstrations, Trajectories
     from irl_ray.models.encoder import Encoder
-    from irl_ray.models.sequence_model import SequenceModel
+    from irl_ray.models.sequence_model import BaseModel
     from irl_ray.models.weights import Artefact
     from irl_ray.worlds.pinpad.stream import GridworldExpert
     from irl_ray.worlds.pinpad.vector import PinpadVectorEnv
@@ -125,7 +125,7 @@ class GridworldSpec(_Pinpad):
     def heads(self) -> dict[str, int]:
         return {"agent_head": self.num_cells, "static_head": (self.num_entities - 1) * self.num_cells}
 
-    def terms(self, base: SequenceModel, top: Tensor, batch: Trajectories) -> dict[str, Tensor]:
+    def terms(self, base: BaseModel, top: Tensor, batch: Trajectories) -> dict[str, Tensor]:
         from irl_ray.worlds.pinpad.terms import gridworld_terms
 
         return gridworld_terms(base, top, batch)
@@ -135,7 +135,7 @@ class GridworldSpec(_Pinpad):
         scale = {4: "tiny", 6: "small", 8: "paper"}.get(self.num_colours)
         return presets.POST_TRAINING_TASKS[scale] if scale else None
 
-    def floors(self, base: SequenceModel, batch: Trajectories, source: Demonstrations) -> dict[str, float]:
+    def floors(self, base: BaseModel, batch: Trajectories, source: Demonstrations) -> dict[str, float]:
         from irl_ray.worlds.pinpad.floors import action_floors
         from irl_ray.worlds.pinpad.stream import GridworldExpert
 
@@ -227,24 +227,24 @@ class AntSpec(_Pinpad):
     def heads(self) -> dict[str, int]:
         return {"observation_head": self.observation_size, "direction_head": NUM_ACTIONS}
 
-    def terms(self, base: SequenceModel, top: Tensor, batch: Trajectories) -> dict[str, Tensor]:
+    def terms(self, base: BaseModel, top: Tensor, batch: Trajectories) -> dict[str, Tensor]:
         from irl_ray.worlds.pinpad.terms import ant_terms
 
         return ant_terms(base, top, batch)
 
-    def floors(self, base: SequenceModel, batch: Trajectories, source: Demonstrations) -> dict[str, float]:
+    def floors(self, base: BaseModel, batch: Trajectories, source: Demonstrations) -> dict[str, float]:
         from irl_ray.worlds.pinpad.floors import arrival_floors
         from irl_ray.worlds.pinpad.terms import arrival_nll
 
         floors = {f"floor/{name}": value for name, value in arrival_floors(batch.to("cpu")).items()}
         return {**floors, "eval/arrival_nll": arrival_nll(base, batch)}
 
-    def walk_gates(self, base: SequenceModel, episodes: int, seed: int, temperature: float) -> dict[str, float]:
+    def walk_gates(self, base: BaseModel, episodes: int, seed: int, temperature: float) -> dict[str, float]:
         from irl_ray.worlds.pinpad.free_walks import free_walk_gates
 
         return free_walk_gates(base, self, episodes, seed, temperature)
 
-    def entry_nll(self, base: SequenceModel, top: Tensor, batch: Trajectories) -> Tensor:
+    def entry_nll(self, base: BaseModel, top: Tensor, batch: Trajectories) -> Tensor:
         from irl_ray.worlds.pinpad.terms import cell_nll
 
         return cell_nll(base, top, batch)

@@ -6,13 +6,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from irl_ray.data.trajectories import Trajectories
-from irl_ray.models.sequence_model import SequenceModel
+from irl_ray.models.sequence_model import BaseModel
 from irl_ray.worlds.pinpad.walks import arrivals, directions, entered
 
 STATIC_EVERY = 4  # static entities do not move: their loss is taken on every fourth step
 
 
-def gridworld_terms(base: SequenceModel, top: Tensor, batch: Trajectories) -> dict[str, Tensor]:
+def gridworld_terms(base: BaseModel, top: Tensor, batch: Trajectories) -> dict[str, Tensor]:
     """Sums over steps, in nats: -log p of the agent's next cell ("observation"), and of the cells of colours and walls
     ("static", mean over them; ours)."""
     mask, hidden = batch.mask, base.norm(top)
@@ -25,7 +25,7 @@ def gridworld_terms(base: SequenceModel, top: Tensor, batch: Trajectories) -> di
     return {"observation": agent, "static": static * (STATIC_EVERY / max(1, cells.shape[1]))}
 
 
-def ant_terms(base: SequenceModel, top: Tensor, batch: Trajectories) -> dict[str, Tensor]:
+def ant_terms(base: BaseModel, top: Tensor, batch: Trajectories) -> dict[str, Tensor]:
     """Sums over steps: of a Gaussian of unit variance around o_t plus what the model says will change, half the squared
     error ("observation"); in nats, of the cells that are entered ("cell")."""
     change = (batch.observation[:, 1:] - batch.observation[:, :-1])[batch.mask]
@@ -33,7 +33,7 @@ def ant_terms(base: SequenceModel, top: Tensor, batch: Trajectories) -> dict[str
     return {"observation": moved, "cell": cell_nll(base, top, batch)}
 
 
-def cell_nll(base: SequenceModel, top: Tensor, batch: Trajectories) -> Tensor:
+def cell_nll(base: BaseModel, top: Tensor, batch: Trajectories) -> Tensor:
     """Sum over the steps on which the ant is new in its cell: -log p of the cell it enters next, in nats.
 
     The observation term of Eq. 5 on the scale of cells (ours): what will be seen there next.
@@ -48,7 +48,7 @@ def cell_nll(base: SequenceModel, top: Tensor, batch: Trajectories) -> Tensor:
     return F.cross_entropy(logits, directions(batch)[new], reduction="sum")
 
 
-def arrival_nll(base: SequenceModel, batch: Trajectories) -> float:
+def arrival_nll(base: BaseModel, batch: Trajectories) -> float:
     """Mean of -log p of the direction in which the ant leaves a colour that it has just reached, in nats."""
     there = arrivals(batch)
     top = base.upper(base.embed(batch.observation[:, :-1]), 0)[there]
