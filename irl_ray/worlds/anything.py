@@ -92,7 +92,7 @@ class GymWorld(World):
     def drawn_row(self) -> GymRows:
         return self.rows(1, render_mode="rgb_array")
 
-    def open(self, **options: Any) -> gym.Env:
+    def single(self, **options: Any) -> gym.Env:
         """One copy of the environment."""
         return _open(self.id, {**self.options, "max_episode_steps": self.horizon, **options})
 
@@ -159,7 +159,7 @@ class GymRows(gym.vector.VectorEnv):
 
     def __init__(self, world: GymWorld, count: int, render_mode: str | None = None):
         self.world, self.num_envs = world, count
-        self._envs = [world.open(**({"render_mode": render_mode} if render_mode else {})) for _ in range(count)]
+        self._envs = [world.single(**({"render_mode": render_mode} if render_mode else {})) for _ in range(count)]
         self._view = read_as(self._envs[0].observation_space)[1]
         self.single_observation_space, self.single_action_space = world.observation_space, world.action_space
         self.observation_space = gym.vector.utils.batch_space(self.single_observation_space, count)
