@@ -30,7 +30,7 @@ from irl_ray.worlds.spaces import read_as
 
 PACKAGE = Path(irl_ray.__file__).parent
 PAGE = (PACKAGE / "docs" / "worlds.md").read_text(encoding="utf-8")
-ENV = "chain_world:Chain-v0"
+ENV = "bells_world:Bells-v0"
 SHAPE = {"width": 16, "layers": 2, "heads": 2, "mlp": 32}
 
 
@@ -40,14 +40,14 @@ def blocks(language: str) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def chain(tmp_path_factory):
+def bells(tmp_path_factory):
     """A folder with the page's module, in which its demonstrations were made (fewer of them) and imported."""
-    folder = tmp_path_factory.mktemp("chain")
-    (folder / "chain_world.py").write_text(blocks("python")[0], encoding="utf-8")
+    folder = tmp_path_factory.mktemp("bells")
+    (folder / "bells_world.py").write_text(blocks("python")[0], encoding="utf-8")
     sys.path.append(str(folder))
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        exec(blocks("python")[1].replace("range(2000)", "range(120)"), {})
+        exec(blocks("python")[1].replace("range(8000)", "range(120)"), {})
         for command in blocks("bash")[0].strip().splitlines():
             words = [word.strip("'") for word in re.findall(r"'[^']*'|\S+", command)]
             assert words[0] == "irl-ray" and cli.main(words[1:]) == 0
@@ -56,14 +56,23 @@ def chain(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def world(chain):
-    return worlds.make(ENV, {"num_subgoals": 3})
+def world(bells):
+    return worlds.make(ENV, {"num_subgoals": 4})
 
 
 @pytest.fixture(scope="module")
-def base(chain):
-    return irl_ray.pretrain(ENV, chain / "data" / "chain", model=SHAPE, steps=30, batch_size=16, gate_episodes=16,
-                            world={"num_subgoals": 3}, control_steps=4, post_task={"orders": [[0, 2, 1]]})  # fmt: skip
+def base(bells):
+    return irl_ray.pretrain(
+        ENV,
+        bells / "data" / "bells",
+        model=SHAPE,
+        steps=30,
+        batch_size=16,
+        gate_episodes=16,
+        world={"num_subgoals": 4},
+        control_steps=4,
+        post_task={"orders": [[0, 3, 2, 1]]},
+    )
 
 
 SPACES = [
@@ -153,7 +162,7 @@ def test_rows_do_what_single_copies_do(world):
     random, numbers, over = np.random.default_rng(0), np.arange(3), np.zeros(3, bool)
     last = observed.copy()
     while not over.all():
-        actions, still = random.integers(2, size=3), random.random(3) < 0.3  # walking alone goes on to the horizon
+        actions, still = random.integers(4, size=3), random.random(3) < 0.3  # walking alone goes on to the horizon
         chosen = actions[: len(numbers)]
         observed, reward, terminated, truncated, info = rows.step(chosen, still[: len(numbers)])
         for row, number in enumerate(numbers):
@@ -173,29 +182,28 @@ def test_rows_do_what_single_copies_do(world):
     rows.close()
 
 
-def test_success_is_what_the_info_says_or_else_a_reward(chain):
-    import chain_world
-
+def test_success_is_what_the_info_says_or_else_a_reward(bells):
+    page: dict = {}
+    exec(blocks("python")[1].partition("Path(")[0].replace("from pathlib import Path", ""), page)
     rows = worlds.make(ENV, {}).rows(4)
     rows.reset(seed=[0, 1, 2, 3])
-    won, over = np.zeros(4, bool), np.zeros(4, bool)
+    won, over = np.zeros((2, 4), bool)
     while not over.all():
         envs = [env.unwrapped for env in rows._envs]
-        away = [env.cells[env.order[min(env.done, 2)]] - env.cells[3] for env in envs]
-        actions = np.array([2 if a == 0 else int(a > 0) for a in away])
-        actions[0] = 2  # which is wrong, but where the agent stands on the lever
+        actions = np.array([0 if done else page["expert"](env) for env, done in zip(envs, over)])
+        actions[0] = 4  # which is wrong, but where the agent stands on the bell
         _, _, terminated, truncated, info = rows.step(actions)
         won, over = won | info["success"], over | terminated | truncated
-    assert won[1:].all() and not won[0] and chain_world.ORDERS
+    assert won[1:].all() and not won[0]
 
 
-def test_stored_demonstrations_are_the_episodes(chain, world):
-    stored = StoredDemonstrations(chain / "data" / "chain", truth=True)
+def test_stored_demonstrations_are_the_episodes(bells, world):
+    stored = StoredDemonstrations(bells / "data" / "bells", truth=True)
     assert len(stored) == 120 and stored.world == world
     batch = stored.take(torch.arange(5))
     assert batch.observation.dtype == batch.action.dtype == torch.int64
     for row in range(5):
-        with np.load(chain / "demonstrations" / f"{row:05d}.npz") as arrays:
+        with np.load(bells / "demonstrations" / f"{row:05d}.npz") as arrays:
             steps = len(arrays["actions"])
             assert int(batch.mask[row].sum()) == steps
             assert batch.observation[row, : steps + 1].tolist() == arrays["observations"].tolist()
@@ -209,7 +217,7 @@ def test_stored_demonstrations_are_the_episodes(chain, world):
     [
         (lambda a: a | {"actions": a["actions"] + 2}, "actions from"),
         (lambda a: a | {"actions": a["actions"] + 0.5}, "whole numbers"),
-        (lambda a: a | {"observations": a["observations"] + 6}, "outside"),
+        (lambda a: a | {"observations": a["observations"] + 81}, "outside"),
         (lambda a: a | {"observations": a["observations"][:, :3]}, "shape"),
         (lambda a: a | {"observations": a["observations"][:-1]}, "one observation more"),
         (lambda a: a | {"subgoal": a["subgoal"] + 1}, "num_subgoals"),
@@ -217,11 +225,11 @@ def test_stored_demonstrations_are_the_episodes(chain, world):
         (lambda a: {"actions": a["actions"]}, "observations and actions"),
     ],
 )
-def test_what_is_wrong_with_an_episode_is_a_line(chain, tmp_path, capsys, change, told):
-    with np.load(chain / "demonstrations" / "00000.npz") as arrays:
+def test_what_is_wrong_with_an_episode_is_a_line(bells, tmp_path, capsys, change, told):
+    with np.load(bells / "demonstrations" / "00000.npz") as arrays:
         good = {name: arrays[name] for name in arrays.files}
     np.savez(tmp_path / "bad.npz", **change(good))
-    code = cli.main(["check", ENV, "--env-config", '{"num_subgoals": 3}', "--data", str(tmp_path)])
+    code = cli.main(["check", ENV, "--env-config", '{"num_subgoals": 4}', "--data", str(tmp_path)])
     printed = capsys.readouterr()
     assert code == 2 and told in printed.out + printed.err and "Traceback" not in printed.err
 
@@ -238,7 +246,7 @@ def test_what_is_wrong_with_an_episode_is_a_line(chain, tmp_path, capsys, change
         (3, {}, "unknown"),
     ],
 )
-def test_a_world_that_is_not_there_is_a_line(chain, env, config, told):
+def test_a_world_that_is_not_there_is_a_line(bells, env, config, told):
     with pytest.raises(UserError, match=told):
         worlds.make(env, config)
 
@@ -250,13 +258,13 @@ def test_an_environment_without_an_end_needs_a_horizon():
     assert worlds.make("Endless-v0", {"horizon": 7}).horizon == 7
 
 
-def test_the_three_phases_run_in_a_world_of_others(chain, base, tmp_path):
+def test_the_three_phases_run_in_a_world_of_others(bells, base, tmp_path):
     """Gates with labels; weights that load, act, and know their world; nothing is trained that should be frozen."""
     told = base.metrics["pretrain"]
     assert {"eval/action_nll", "probe_accuracy/layer_1", "control_success/layer_1"} <= told.keys()
     before = weights.fingerprint(base.base)
-    found = irl_ray.discover(base, chain / "data" / "chain", steps=6, batch_size=16, length_groups=2,
-                             clean_slate=True, metacontroller={"layer": 0}, post_task={"orders": [[0, 2, 1]]},
+    found = irl_ray.discover(base, bells / "data" / "bells", steps=6, batch_size=16, length_groups=2,
+                             clean_slate=True, metacontroller={"layer": 0}, post_task={"orders": [[0, 3, 2, 1]]},
                              gate_episodes=16)  # fmt: skip
     assert weights.fingerprint(found.base) == before
     told = found.metrics["discover"]
@@ -272,32 +280,32 @@ def test_the_three_phases_run_in_a_world_of_others(chain, base, tmp_path):
     assert env.action_space.contains(agent.act(observation))
 
 
-def test_without_labels_their_gates_are_left_out(chain, base):
-    bare = irl_ray.pretrain(ENV, chain / "data" / "chain", model=SHAPE, steps=2, batch_size=16, gate_episodes=16)
+def test_without_labels_their_gates_are_left_out(bells, base):
+    bare = irl_ray.pretrain(ENV, bells / "data" / "bells", model=SHAPE, steps=2, batch_size=16, gate_episodes=16)
     assert [k for k in bare.metrics["pretrain"] if "probe" in k or "control" in k] == []
-    found = irl_ray.discover(bare, chain / "data" / "chain", steps=2, batch_size=16, length_groups=2, gate_episodes=16)
+    found = irl_ray.discover(bare, bells / "data" / "bells", steps=2, batch_size=16, length_groups=2, gate_episodes=16)
     told = found.metrics["discover"]
     assert {"switches_per_episode", "prior_success", "eval/action_nll"} <= told.keys()
     assert not any(name.startswith(("code_", "switch_f1", "injected")) for name in told)
 
 
-def test_the_priors_success_is_a_share_of_episodes(chain, base):
-    found = irl_ray.discover(base, chain / "data" / "chain", steps=1, batch_size=16, length_groups=2, gate_episodes=16)
+def test_the_priors_success_is_a_share_of_episodes(bells, base):
+    found = irl_ray.discover(base, bells / "data" / "bells", steps=1, batch_size=16, length_groups=2, gate_episodes=16)
     share = prior_success(found, found.world, 40, 0, 0.5, 1.0)["prior_success"]
     assert 0 <= share <= 1 and (share * 40) == round(share * 40)
     assert share == prior_success(found, found.world, 40, 0, 0.5, 1.0)["prior_success"]
 
 
-def test_a_world_of_ones_own_is_found_by_its_id(chain):
+def test_a_world_of_ones_own_is_found_by_its_id(bells):
     class Mine(GymWorld):
-        id = "chain_world:Mine-v0"
+        id = "bells_world:Mine-v0"
         presets = {"world": {"small": {}}}
 
         def __init__(self):
             pass
 
     worlds.register(Mine)
-    assert worlds.find("chain_world:Mine-v0") is Mine
+    assert worlds.find("bells_world:Mine-v0") is Mine
     del worlds._OWN[Mine.id]
 
 
@@ -322,15 +330,15 @@ def test_nothing_outside_of_a_worlds_folder_imports_it():
     assert naming == OUTSIDE.keys()
 
 
-def test_gates_that_fail_cost_a_number_and_not_the_weights(chain, base, monkeypatch, capsys, tmp_path):
+def test_gates_that_fail_cost_a_number_and_not_the_weights(bells, base, monkeypatch, capsys, tmp_path):
     monkeypatch.setattr("irl_ray.phases.discover.prior_success", lambda *_: 1 / 0)
-    found = irl_ray.discover(base, chain / "data" / "chain", steps=2, batch_size=16, length_groups=2, gate_episodes=16)
+    found = irl_ray.discover(base, bells / "data" / "bells", steps=2, batch_size=16, length_groups=2, gate_episodes=16)
     assert found.metrics["discover"]["gates_failed"] == 1 and "division by zero" in capsys.readouterr().out
     assert weights.load(found.save(tmp_path / "kept"), "metacontroller").metacontroller is not None
 
 
-def promising(chain, settings):
-    """A base model of a class in the chain's world, and observations to try it on."""
+def promising(bells, settings):
+    """A base model of a class in the bells's world, and observations to try it on."""
     world = worlds.make(ENV, {})
     rows = world.rows(3)
     seen = [rows.reset(seed=[0, 1, 2])[0], *(rows.step(np.array([0, 1, 1]))[0] for _ in range(7))]
@@ -340,12 +348,12 @@ def promising(chain, settings):
 GPT2 = {"class": "irl_ray.models.gpt2:GPT2Base", "width": 16, "layers": 2, "heads": 2}
 
 
-def test_gpt2_is_hugging_faces_and_steps_as_it_runs(chain):
+def test_gpt2_is_hugging_faces_and_steps_as_it_runs(bells):
     transformers = pytest.importorskip("transformers")
-    model, seen = promising(chain, GPT2)
+    model, seen = promising(bells, GPT2)
     assert broken_promises(model, seen) == []
     trunk = transformers.GPT2Model(
-        transformers.GPT2Config(n_embd=16, n_layer=2, n_head=2, n_positions=41, vocab_size=1)
+        transformers.GPT2Config(n_embd=16, n_layer=2, n_head=2, n_positions=61, vocab_size=1)
     ).eval()
     trunk.h = torch.nn.ModuleList()  # made anew below from the model's own weights
     again = transformers.GPT2Model(trunk.config).eval()
@@ -359,13 +367,13 @@ def test_gpt2_is_hugging_faces_and_steps_as_it_runs(chain):
     torch.testing.assert_close(model.norm(model.upper(model.embed(seen), 0)), expected, atol=1e-5, rtol=1e-4)
 
 
-def test_the_phases_run_on_a_base_model_of_others(chain, tmp_path):
+def test_the_phases_run_on_a_base_model_of_others(bells, tmp_path):
     pytest.importorskip("transformers")
-    base = irl_ray.pretrain(ENV, chain / "data" / "chain", model=GPT2, steps=3, batch_size=16, gate_episodes=16)
+    base = irl_ray.pretrain(ENV, bells / "data" / "bells", model=GPT2, steps=3, batch_size=16, gate_episodes=16)
     loaded = weights.load(base.save(tmp_path / "base"))
     assert loaded.base.config.plain() == GPT2
     assert weights.fingerprint(loaded.base) == weights.fingerprint(base.base)
-    found = irl_ray.discover(base, chain / "data" / "chain", steps=2, batch_size=16, length_groups=2, gate_episodes=16,
+    found = irl_ray.discover(base, bells / "data" / "bells", steps=2, batch_size=16, length_groups=2, gate_episodes=16,
                              clean_slate=True, metacontroller={"layer": 1})  # fmt: skip
     agent, env = irl_ray.load_agent(found.save(tmp_path / "found")), gym.make(ENV)
     observation, _ = env.reset(seed=0)
@@ -403,8 +411,8 @@ class Tangled(BaseModel):
     ("fault", "told"),
     [("none", None), ("future", "earlier"), ("step", "step by step"), ("deaf", "does not change"), ("state", "zero")],
 )
-def test_a_promise_that_a_base_model_breaks_is_told(chain, fault, told):
-    model, seen = promising(chain, {"class": f"{__name__}:Tangled", "fault": fault})
+def test_a_promise_that_a_base_model_breaks_is_told(bells, fault, told):
+    model, seen = promising(bells, {"class": f"{__name__}:Tangled", "fault": fault})
     broken = broken_promises(model, seen)
     assert (broken == []) if told is None else any(told in line for line in broken), broken
 
@@ -419,12 +427,12 @@ def test_a_promise_that_a_base_model_breaks_is_told(chain, fault, told):
         ({**GPT2, "colour": 3}, "refuses"),
     ],
 )
-def test_a_class_that_is_no_base_model_is_a_line(chain, settings, told):
+def test_a_class_that_is_no_base_model_is_a_line(bells, settings, told):
     with pytest.raises(UserError, match=told):
-        promising(chain, settings)
+        promising(bells, settings)
 
 
-def test_check_holds_a_model_to_its_promises(chain, capsys):
+def test_check_holds_a_model_to_its_promises(bells, capsys):
     arguments = ["check", ENV, "--model", f"{__name__}:Tangled", "--model-config"]
     assert cli.main([*arguments, '{"fault": "none"}']) == 0
     assert cli.main([*arguments, '{"fault": "future"}']) == 2
