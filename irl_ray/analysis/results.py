@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from irl_ray import places
+from irl_ray import places, worlds
 from irl_ray.analysis.statistics import Curve
 from irl_ray.errors import UserError
 from irl_ray.models import weights
@@ -63,8 +63,12 @@ class TrialResult:
 
     @property
     def world(self) -> str:
-        """ "ant" or "gridworld", and the preset where it is not the small one, such as "gridworld, medium"."""
-        name = "ant" if "Ant" in str(self.params.get("env", "")) else "gridworld"
+        """ "ant" or "gridworld", and the preset where it is not the small one, such as "gridworld, medium"; of other
+        worlds the id."""
+        env = str(self.params.get("env", worlds.DEFAULT_ID))
+        if not env.startswith("irl_ray/"):
+            return env
+        name = "ant" if "Ant" in env else "gridworld"
         preset = self.params.get("env_config.preset", self.params.get("preset"))
         return f"{name}, {preset}" if preset in LARGER else name
 
