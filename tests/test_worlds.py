@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import gymnasium as gym
@@ -437,3 +438,49 @@ def test_check_holds_a_model_to_its_promises(bells, capsys):
     assert cli.main([*arguments, '{"fault": "none"}']) == 0
     assert cli.main([*arguments, '{"fault": "future"}']) == 2
     assert "earlier outputs change" in capsys.readouterr().out
+
+
+BALLS = "irl_ray/BabyAIChain-v0"
+
+
+def test_babyais_bot_picks_up_the_balls_in_order(tmp_path, capsys):
+    """Replayed with the same seed its actions succeed; no chain has a change that is left for later."""
+    pytest.importorskip("minigrid")
+    from irl_ray.worlds.babyai.chain import ORDERS, BallChain, demonstrate
+
+    assert len(ORDERS) == 20 and not {pair for order in ORDERS for pair in pairwise(order)} & {(0, 1), (1, 2), (2, 3)}
+    env, done = BallChain(), 0
+    for seed in range(12):
+        episode = demonstrate(env, seed)
+        if episode is None:
+            continue
+        observation, info = env.reset(seed=seed)
+        for t, action in enumerate(episode.actions):
+            assert observation.tolist() == episode.observations[t].tolist()
+            assert info == {name: episode.labels[name][t] for name in ("subgoal", "leg")}
+            observation, reward, terminated, _, info = env.step(int(action))
+            assert terminated == (t == len(episode.actions) - 1)
+        assert reward == 1 and info["leg"] == 3
+        done += 1
+    assert done >= 10
+    source = "irl_ray.worlds.babyai.chain:demonstrations"
+    arguments = ["data", "import", source, "--env", BALLS, "--env-config", '{"num_subgoals": 4}', "--out"]
+    assert cli.main([*arguments, str(tmp_path / "data"), "--episodes", "40"]) == 0
+    assert cli.main([*arguments, str(tmp_path / "none")]) == 2 and "--episodes" in capsys.readouterr().err
+    assert len(StoredDemonstrations(tmp_path / "data")) == 40
+
+
+def test_a_wrong_ball_ends_the_episode():
+    pytest.importorskip("minigrid")
+    from irl_ray.worlds.babyai.chain import BallChain, demonstrate
+
+    env = BallChain(orders=[(3, 1, 0)])
+    episode = next(e for e in (demonstrate(env, seed) for seed in range(20)) if e is not None)
+    number = int(episode.name.split()[1])
+    first = int(np.flatnonzero(episode.labels["leg"] == 0)[-1])
+    for order, ends in (((3, 1, 0), False), ((2, 1, 0), True)):
+        env.orders = [order]
+        env.reset(seed=number)
+        for action in episode.actions[: first + 1]:
+            _, reward, terminated, _, _ = env.step(int(action))
+        assert (terminated, reward) == (ends, 0.0)

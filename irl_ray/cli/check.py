@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import time
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 import torch
 
 from irl_ray import worlds
+from irl_ray.cli.text import duration
 from irl_ray.errors import UserError
 from irl_ray.models.contract import broken_promises
 from irl_ray.models.sequence_model import model_config, new_base
@@ -131,7 +133,14 @@ def import_data(options: argparse.Namespace) -> int:
     from irl_ray.data.imports import import_demonstrations
 
     world = worlds.make(options.env, options.env_config or {}, "--env-config")
-    found = import_demonstrations(world, options.source, Path(options.out).expanduser())
+    folder, started = Path(options.out).expanduser(), time.monotonic()
+
+    def report(done: int) -> None:
+        elapsed = time.monotonic() - started
+        left = f"  eta {duration(elapsed * (options.episodes / done - 1))}" if options.episodes else ""
+        print(f"{done:>8} episodes  elapsed {duration(elapsed)}{left}", flush=True)
+
+    found = import_demonstrations(world, options.source, folder, options.episodes, options.seed, report)
     for line in found.lines():
         print(line)
     if found.problems:

@@ -57,7 +57,9 @@ def parser() -> argparse.ArgumentParser:
     for name, what in (("info", "what a folder holds"), ("verify", "check every shard")):
         actions.add_parser(name, help=what).add_argument("folder")
     imported = actions.add_parser("import", help="make shards of others' demonstrations")
-    imported.add_argument("source", help="minari:ID, or a folder of .npz episodes")
+    imported.add_argument("source", help="minari:ID, a folder of .npz episodes, or module:function that makes them")
+    imported.add_argument("--episodes", type=int, help="at most so many; a function is asked for them")
+    imported.add_argument("--seed", type=int, default=0, help="of a function")
     imported.add_argument("--env", required=True, help="the world they are of, such as my_worlds:Chain-v0")
     imported.add_argument("--env-config", type=json_object, default=None, help="its settings as JSON")
     imported.add_argument("--out", required=True, help="folder for the shards")

@@ -5,6 +5,8 @@ An episode is T+1 observations and T actions; rewards and labels (`subgoal`, `le
 
 from __future__ import annotations
 
+import importlib
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -42,8 +44,9 @@ class Episode:
     labels: dict[str, np.ndarray | int] = field(default_factory=dict)
 
 
-def episodes_of(source: str) -> Iterator[Episode]:
-    """Episodes of a source: `minari:ID`, or a folder of .npz files, one episode each.
+def episodes_of(source: str, count: int | None = None, seed: int = 0) -> Iterator[Episode]:
+    """Episodes of a source: `minari:ID`, a folder of .npz files, one episode each, or `module:function`, which is
+    called with how many are wanted and a seed, and yields them.
 
     A file has the arrays `observations` (one, or `observations/KEY` for each key of a `Dict`) and `actions`, and may
     have `rewards`, `success`, `subgoal`, `leg` and `task`.
@@ -56,14 +59,30 @@ def episodes_of(source: str) -> Iterator[Episode]:
         return
     folder = Path(source).expanduser()
     files = sorted(folder.glob("*.npz"))
+    if not files and re.fullmatch(r"[\w.]+:\w+", source):
+        yield from _called(source, count, seed)
+        return
     if not files:
-        raise UserError(f"{source}: no demonstrations there; expected minari:ID or a folder of .npz files")
-    for file in files:
+        raise UserError(
+            f"{source}: no demonstrations there; expected minari:ID, a folder of .npz files, or module:function"
+        )
+    for file in files[:count]:
         try:
             with np.load(file, allow_pickle=False) as arrays:
                 yield _from_arrays(file.name, {name: arrays[name] for name in arrays.files})
         except (ValueError, OSError, EOFError) as error:
             raise UserError(f"{file}: not readable ({str(error).splitlines()[0]})") from None
+
+
+def _called(source: str, count: int | None, seed: int) -> Iterator[Episode]:
+    module, _, name = source.partition(":")
+    try:
+        function = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise UserError(f"{source}: cannot be imported: {error}") from None
+    if count is None:
+        raise UserError(f"{source}: say how many episodes by --episodes")
+    yield from function(count, seed)
 
 
 def _from_arrays(name: str, arrays: Mapping[str, np.ndarray]) -> Episode:
@@ -153,9 +172,11 @@ class Findings:
         return [*lines, *(f"left out       {problem}" for problem in self.problems)]
 
 
-def checked(world: World, source: str, found: Findings) -> Iterator[Demonstration]:
+def checked(
+    world: World, source: str, found: Findings, count: int | None = None, seed: int = 0
+) -> Iterator[Demonstration]:
     """The good episodes of a source as models read them; what is found is told in `found`."""
-    for number, episode in enumerate(episodes_of(source)):
+    for number, episode in enumerate(episodes_of(source, count, seed)):
         try:
             demonstration = _demonstration(world, number, episode)
         except UserError as error:
@@ -224,8 +245,18 @@ def _small(values: np.ndarray) -> np.ndarray:
     return values.astype(np.uint8 if values.max(initial=0) < 256 else np.int32)
 
 
-def import_demonstrations(world: World, source: str, folder: Path) -> Findings:
+def import_demonstrations(
+    world: World, source: str, folder: Path, count: int | None = None, seed: int = 0, report: Any = None
+) -> Findings:
     """Writes the good episodes of a source as shards that phases read.
+
+    Args:
+        world: whose demonstrations they are.
+        source: see `episodes_of`.
+        folder: of the shards, empty or not there yet.
+        count: at most so many; None for all.
+        seed: of a source that is a function.
+        report: told how many there are, after each shard.
 
     Raises:
         UserError: if there are too few, or demonstrations there already.
@@ -234,11 +265,13 @@ def import_demonstrations(world: World, source: str, folder: Path) -> Findings:
         raise UserError(f"{folder}: not empty; choose another folder or remove it")
     found, waiting, entries = Findings(), [], []
     folder.mkdir(parents=True, exist_ok=True)
-    for demonstration in checked(world, source, found):
+    for demonstration in checked(world, source, found, count, seed):
         waiting.append(demonstration)
         if len(waiting) == SHARD:
             entries.append(write_shard(folder, len(entries), waiting))
             waiting = []
+            if report:
+                report(found.episodes)
     if found.episodes < FEWEST:
         raise UserError(
             f"{source}: {found.episodes} usable episodes, expected at least {FEWEST}"
@@ -246,6 +279,6 @@ def import_demonstrations(world: World, source: str, folder: Path) -> Findings:
         )
     if waiting:
         entries.append(write_shard(folder, len(entries), waiting))
-    made = {"source": source, "episodes": found.episodes, "seed": None}
+    made = {"source": source, "episodes": found.episodes, "seed": seed if count else None}
     write_manifest(folder, world, entries, made)
     return found

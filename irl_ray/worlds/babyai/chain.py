@@ -1,0 +1,134 @@
+"""The environment `irl_ray/BabyAIChain-v0`, and BabyAI's own bot as its demonstrator."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import pairwise, product
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+
+from irl_ray.data.imports import Episode
+from irl_ray.errors import UserError
+
+try:
+    from minigrid.core.constants import COLOR_TO_IDX, OBJECT_TO_IDX, STATE_TO_IDX
+    from minigrid.envs.babyai.core.roomgrid_level import RoomGridLevel
+    from minigrid.envs.babyai.core.verifier import ObjDesc, PickupInstr
+    from minigrid.minigrid_env import MiniGridEnv
+    from minigrid.utils.baby_ai_bot import BabyAIBot
+except ImportError:
+    raise UserError("irl_ray/BabyAIChain-v0 needs MiniGrid: pip install 'irl_ray[babyai]'") from None
+
+COLOURS = ("red", "green", "blue", "yellow")
+UNSEEN = {(0, 1), (1, 2), (2, 3)}  # transitions that no demonstration shows; 0-1-2-3 is made of them
+ORDERS = tuple(
+    order for order in product(range(4), repeat=3) if all(a != b and (a, b) not in UNSEEN for a, b in pairwise(order))
+)
+VIEW = 7  # cells along a side of what the agent sees
+
+
+class BallChain(RoomGridLevel):
+    """Balls of four colours in one room are to be picked up in an order that the agent is not told.
+
+    Whoever holds a ball has to drop it before the next. A wrong ball ends the episode; picking up the last of the order
+    ends it with a reward of 1.
+
+    Actions: MiniGrid's `Discrete(7)`: left, right, forward, pick up, drop, and two without effect here.
+
+    Observation: `MultiDiscrete` of 7×7×3 entries: kind, colour and state of each cell in view; the mission is left out.
+    The agent's own cell, in the middle of the last row, shows what it holds.
+
+    Info: `subgoal`, the colour that is next, and `leg`, how many were picked up (ground truth, for analysis only).
+
+    Args:
+        orders: from which each episode draws one.
+        room_size: of the room, its walls included.
+        max_episode_steps: after which MiniGrid cuts an episode; Gymnasium's limit usually comes first.
+        **kwargs: of MiniGrid, such as `render_mode`.
+    """
+
+    def __init__(
+        self, orders: Sequence[Sequence[int]] = ORDERS, room_size: int = 7, max_steps: int = 10_000, **kwargs: Any
+    ):
+        self.orders = [tuple(order) for order in orders]
+        self.order, self.leg = self.orders[0], 0
+        super().__init__(room_size=room_size, num_rows=1, num_cols=1, max_steps=max_steps, **kwargs)
+        kinds = (len(OBJECT_TO_IDX), len(COLOR_TO_IDX), len(STATE_TO_IDX) + 1)
+        self.observation_space = gym.spaces.MultiDiscrete(np.tile(kinds, VIEW * VIEW))
+
+    def gen_mission(self) -> None:
+        """A room with the four balls, and an order."""
+        self.order, self.leg = self.orders[self._rand_int(0, len(self.orders))], 0
+        self.place_agent(0, 0)
+        for colour in COLOURS:
+            self.add_object(0, 0, "ball", colour)
+        self.ask()
+
+    def ask(self) -> None:
+        """Makes the next ball of the order what the bot is after."""
+        self.instrs = PickupInstr(ObjDesc("ball", COLOURS[self.order[self.leg]]))
+
+    def reset(self, **kwargs: Any) -> tuple[np.ndarray, dict[str, Any]]:
+        observation, _ = super().reset(**kwargs)
+        return self._seen(observation), self._info()
+
+    def step(self, action: int) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        held = self.carrying
+        observation, _, _, truncated, _ = MiniGridEnv.step(self, action)
+        wrong = success = False
+        if self.carrying is not None and self.carrying is not held:
+            wrong = self.carrying.color != COLOURS[self.order[self.leg]]
+            self.leg += not wrong
+            success = self.leg == len(self.order)
+        if action == self.actions.drop:
+            self.update_objs_poss()
+        return self._seen(observation), float(success), bool(success or wrong), truncated, self._info()
+
+    def _seen(self, observation: dict[str, Any]) -> np.ndarray:
+        return observation["image"].flatten().astype(np.int64)
+
+    def _info(self) -> dict[str, int]:
+        return {"subgoal": self.order[min(self.leg, len(self.order) - 1)], "leg": self.leg}
+
+
+def demonstrate(env: BallChain, seed: int) -> Episode | None:
+    """One episode of BabyAI's bot, which is asked for one ball after the other; None where it fails."""
+    observation, info = env.reset(seed=seed)
+    observations, actions, subgoals, legs = [observation], [], [], []
+    over, leg, bot, last = False, -1, None, None
+    while not over:
+        if env.carrying is not None:  # the bot does not begin with full hands
+            leg, last = -1, env.actions.right if env.grid.get(*env.front_pos) else env.actions.drop
+        else:
+            if env.leg != leg:
+                leg = env.leg
+                env.ask()
+                env.instrs.reset_verifier(env)
+                bot, last = BabyAIBot(env), None
+            try:
+                last = bot.replan(last)
+            except AssertionError:  # it found no way
+                return None
+        last = int(last)
+        subgoals.append(info["subgoal"])
+        legs.append(info["leg"])
+        actions.append(last)
+        observation, reward, over, truncated, info = env.step(last)
+        observations.append(observation)
+        if truncated or len(actions) > 80:
+            return None
+    labels = {"subgoal": np.array(subgoals), "leg": np.array(legs)}
+    return Episode(f"episode {seed}", observations, np.array(actions), reward > 0, labels) if reward > 0 else None
+
+
+def demonstrations(count: int, seed: int = 0) -> Iterator[Episode]:
+    """So many of the bot's episodes that succeed; `irl-ray data import irl_ray.worlds.babyai.chain:demonstrations`."""
+    env, made, number = BallChain(), 0, 0
+    while made < count:
+        episode = demonstrate(env, int(np.random.SeedSequence([seed, number]).generate_state(1)[0]))
+        number += 1
+        if episode is not None:
+            made += 1
+            yield episode
