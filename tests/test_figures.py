@@ -293,6 +293,41 @@ FIGURES = [
             *(comparison.final_success(t) for t in forced_beside_goals()),
         ],
     ),
+    Figure(
+        "seed 0) after 100,352; 200,704; {} episodes, ten minutes beside three other jobs; its mean codes; these at "
+        "temperature 1 | | {}; {}; {}; ",
+        lambda: [
+            (t := runs("gridworld_base_scan_internal")[0]).curve[-1][0],
+            *(dict(t.curve)[n] for n in (100_352, 200_704)),
+            comparison.final_success(t),
+        ],
+    ),
+    Figure(
+        "on the base model of seed 1 | 0 | {} | {}; {} | {}, {} | {} ({}) |",
+        lambda: gates_of(runs("gridworld_base_scan_discover")[0].metrics),
+        page=CODES,
+    ),
+    Figure(
+        "(they are the same (code → pair {}; injected {} against {} of controllers with labels)"[1:],
+        lambda: [
+            *(
+                runs("gridworld_base_scan_discover")[0].metrics[m]
+                for m in ("code_subgoal_accuracy", "injected_success_by_colour")
+            ),
+            runs("gridworld_base_scan_pretrain")[0].metrics["control_success/layer_0"],
+        ],
+    ),
+    Figure(
+        "| 0 | .193 (.461) | .693 (.829) | {} ({}) | | 1 | | .288 (.791) | {} ({}) | | 2 | .023 (.382) | .074 (.722) | "
+        "{} ({}) |",
+        lambda: controlled(runs("gridworld_base_scan_pretrain")[0].metrics, 3),
+        page=CODES,
+    ),
+    Figure(
+        "of seed 1 {} {} {} {} {})",
+        lambda: layers(runs("gridworld_base_scan_pretrain")[0].metrics, "probe_accuracy", 5),
+        page=CODES,
+    ),
     *(
         Figure(
             f"| {label} | {' | '.join(['{}'] * 7)} |",
@@ -394,8 +429,12 @@ FIGURES = [
         page=CODES,
     ),
     Figure(
-        "*controllers trained with labels, same base model* | | | | | *{} ({})* |",
-        lambda: [card("gridworld")[f"control_success{where}/layer_0"] for where in ("", "_training_tasks")],
+        "*controllers trained with labels, same base model; that of seed 1* | | | | | *{} ({}); {} ({})* |",
+        lambda: [
+            measured[f"control_success{where}/layer_0"]
+            for measured in (card("gridworld"), runs("gridworld_base_scan_pretrain")[0].metrics)
+            for where in ("", "_training_tasks")
+        ],
         page=CODES,
     ),
     Figure(
