@@ -30,7 +30,7 @@ from irl_ray.worlds.pinpad.stream import GridworldExpert
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "irl_ray" / "docs"
-README, CODES = ROOT / "README.md", DOCS / "codes.md"
+README, CODES, WORLDS = ROOT / "README.md", DOCS / "codes.md", DOCS / "worlds.md"
 NUMBER = r"([-−]?(?:\d{1,3}(?:,\d{3})+|\d*\.?\d+))"
 
 
@@ -231,6 +231,47 @@ ANT, GRID, MEDIUM = "ant_internal", "gridworld_taught_internal_seeds", "gridworl
 ALPHAS = (0.05, 0.1, 0.17, 0.3, 0.5)
 
 FIGURES = [
+    # A world of one's own.
+    Figure(
+        "controllers trained with labels on 0-3-2-1 (on training tasks) | {} ({}) |",
+        lambda: controlled(runs("bells_pretrain")[0].metrics, 1),
+        page=WORLDS,
+    ),
+    Figure(
+        "F1 with changes of subgoal | {}; {} | | 2,000 steps of discovery take 8; no labels | "
+        "| code → subgoal; code → action | {}; {} | {} |",
+        lambda: [
+            runs("bells_discover")[0].metrics[name]
+            for name in (
+                "switches_per_episode",
+                "switch_f1",
+                "code_subgoal_accuracy",
+                "code_action_accuracy",
+                "code_subgoal_chance",
+            )
+        ],
+        page=WORLDS,
+    ),
+    Figure(
+        "class-mean codes injected on 0-3-2-1 (on training tasks) | {} ({}) |",
+        lambda: [runs("bells_discover")[0].metrics[f"injected_success{where}"] for where in ("", "_training_tasks")],
+        page=WORLDS,
+    ),
+    Figure(
+        "after 10,240; 20,480; 51,200 episodes | {}; {}; {} |",
+        lambda: [dict(runs("bells_internal")[0].curve)[n] for n in (10_240, 20_480, 51_200)],
+        page=WORLDS,
+    ),
+    Figure(
+        "after 100,352, mean of the last five updates, codes sampled | {} |",
+        lambda: [comparison.final_success(runs("bells_internal")[0])],
+        page=WORLDS,
+    ),
+    Figure(
+        "raw-action RL from the same base model, {} episodes | {} |",
+        lambda: [runs("bells_raw")[0].curve[-1][0], comparison.final_success(runs("bells_raw")[0])],
+        page=WORLDS,
+    ),
     # Goals from the objective alone.
     Figure(
         "one core each ({} to {} episodes), codes sampled: each seed; median (2026-11-27) "
