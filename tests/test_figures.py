@@ -371,9 +371,10 @@ FIGURES = [
     ),
     *(
         Figure(
-            f"| {label} | {' | '.join(['{}'] * 7)} |",
+            f"| {label} | {' | '.join(['{}, {}'] * 7)} |",
             lambda name=name: [
-                t.metrics[name] for t in sorted(runs("gridworld_alpha_sweep"), key=lambda t: t.params["alpha"])
+                t.metrics[name]
+                for t in sorted(runs("gridworld_alpha_sweep"), key=lambda t: (t.params["alpha"], t.params["seed"]))
             ],
         )
         for label, name in (
@@ -391,7 +392,9 @@ FIGURES = [
             f"| {label} | {' | '.join(['{}'] * 4)} |",
             lambda name=name: [
                 t.metrics[name]
-                for t in sorted(runs("gridworld_latent_sweep"), key=lambda t: t.params["metacontroller.code_size"])
+                for t in sorted(
+                    by(runs("gridworld_latent_sweep"), "seed", 0), key=lambda t: t.params["metacontroller.code_size"]
+                )
             ],
         )
         for label, name in (
@@ -403,6 +406,22 @@ FIGURES = [
             ("injected, unseen order", "injected_success_by_colour"),
             ("injected, training tasks", "injected_success_by_colour_training_tasks"),
         )
+    ),
+    Figure(
+        "Sixteen with seed 1: {} switches, F1 {}, injected {} ({}).",
+        lambda: [
+            by(runs("gridworld_latent_sweep"), "seed", 1)[0].metrics[name]
+            for name in (
+                "switches_per_episode",
+                "switch_f1_legs",
+                "injected_success_by_colour",
+                "injected_success_by_colour_training_tasks",
+            )
+        ],
+    ),
+    Figure(
+        "on its way to one for each pair (F1 {} with changes of pair)",
+        lambda: [max(t.metrics["switch_f1"] for t in by(runs("gridworld_alpha_sweep"), "alpha", 0.5))],
     ),
     Figure(
         "after {} episodes, {} m {} s: no success, none of {} updates made (2026-11-27) | about 0 | {} |",
