@@ -258,8 +258,8 @@ FIGURES = [
         page=WORLDS,
     ),
     Figure(
-        "after 10,240; 20,480; 51,200 episodes | {}; {}; {} |",
-        lambda: [dict(runs("bells_internal")[0].curve)[n] for n in (10_240, 20_480, 51_200)],
+        "after 10,240; 20,480; 51,200 episodes, means of five updates | {}; {}; {} |",
+        lambda: [v for n in (10_240, 20_480, 51_200) for v in after("bells_internal", n)],
         page=WORLDS,
     ),
     Figure(
@@ -323,8 +323,8 @@ FIGURES = [
         page=CODES,
     ),
     Figure(
-        "memory anew with each code: after {} episodes, 5 minutes, {} of {} updates with a reward; never anew: {}, "
-        "8 minutes, {} of {} (2026-11-27) | about 0 | {}; {} |",
+        "memory anew with each code in discovery: after {} episodes, 5 minutes, {} of {} updates with a reward; never "
+        "anew: {}, 8 minutes, {} of {} (2026-11-27) | about 0 | {}; {} |",
         lambda: [
             *(
                 f(t)
@@ -339,7 +339,7 @@ FIGURES = [
         "temperature 1 | | {}; {}; {}; ",
         lambda: [
             (t := runs("gridworld_base_scan_internal")[0]).curve[-1][0],
-            *(dict(t.curve)[n] for n in (100_352, 200_704)),
+            *(success_after(t.learning_curve, n) for n in (100_352, 200_704)),
             comparison.final_success(t),
         ],
     ),
@@ -826,7 +826,8 @@ FIGURES = [
         ],
     ),
     Figure(
-        "still fall on subgoal changes in part (F1 up to {}), so alignment alone says nothing. `rllib",
+        "still fall on subgoal changes in part (F1 up to {} from scratch, 1.00 from subgoals), so alignment alone says "
+        "nothing. `rllib",
         lambda: [max(t.metrics["switch_f1"] for t in by(runs("gridworld_whole_alpha_sweep"), "alpha", 0.5))],
     ),
     Figure(

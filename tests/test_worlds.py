@@ -21,7 +21,8 @@ from irl_ray.analysis.codes import prior_success
 from irl_ray.cli import irl_ray as cli
 from irl_ray.data.shards import StoredDemonstrations
 from irl_ray.errors import UserError
-from irl_ray.internal.sampler import sample_raw_episodes
+from irl_ray.internal.internal_env import InternalVectorEnv
+from irl_ray.internal.sampler import sample_code_episodes, sample_raw_episodes
 from irl_ray.models import weights
 from irl_ray.models.contract import broken_promises
 from irl_ray.models.sequence_model import BaseModel, Block, SequenceModel, SequenceModelConfig, model_config, new_base
@@ -382,6 +383,18 @@ def test_the_phases_run_on_a_base_model_of_others(bells, tmp_path):
         assert env.action_space.contains(agent.act(observation))
 
 
+def test_clean_slates_are_refused_where_the_embedding_tells_positions(bells, tmp_path):
+    """At layer 1 what acts in RL is what was found on demonstrations; at layer 0 it would not be."""
+    pytest.importorskip("transformers")
+    base = irl_ray.pretrain(ENV, bells / "data" / "bells", model=GPT2, steps=1, batch_size=16, gate_episodes=16)
+    plain = {"steps": 1, "batch_size": 16, "length_groups": 2, "gate_episodes": 16, "metacontroller": {"layer": 0}}
+    with pytest.raises(UserError, match="positions"):
+        irl_ray.discover(base, bells / "data" / "bells", clean_slate=True, **plain)
+    found = irl_ray.discover(base, bells / "data" / "bells", **plain)
+    with pytest.raises(UserError, match="positions"):
+        InternalVectorEnv(found, found.world, 2, clean_slate=True)
+
+
 class Tangled(BaseModel):
     """Keeps none of its promises that `fault` names."""
 
@@ -484,3 +497,39 @@ def test_a_wrong_ball_ends_the_episode():
         for action in episode.actions[: first + 1]:
             _, reward, terminated, _, _ = env.step(int(action))
         assert (terminated, reward) == (ends, 0.0)
+
+
+def test_gates_are_measured_on_the_slate_and_at_the_threshold_they_name(bells, base, monkeypatch):
+    """What is found on clean slates is measured on them; `_clean_slate` metrics, and no others, begin anew."""
+    from irl_ray.analysis import codes
+    from irl_ray.phases import discover
+
+    seen: dict[str, list] = {"found": [], "codes": [], "prior": []}
+    found, rolled = codes.found_codes, codes.roll_out
+
+    def finding(*arguments, clean_slate=False, **options):
+        seen["found"].append(clean_slate)
+        return found(*arguments, clean_slate=clean_slate, **options)
+
+    def rolling(*arguments, anew=None, **options):
+        seen["codes"].append(anew)
+        return rolled(*arguments, anew=anew, **options)
+
+    def sampling(agent, policy, world, seeds, *, threshold, **options):
+        seen["prior"].append((threshold, world.options))
+        return sample_code_episodes(agent, policy, world, seeds, threshold=threshold, **options)
+
+    monkeypatch.setattr(codes, "found_codes", finding)
+    monkeypatch.setattr(codes, "roll_out", rolling)
+    monkeypatch.setattr(codes, "sample_code_episodes", sampling)
+    unseen = {"orders": [[0, 3, 2, 1]]}
+    for slate in (True, False):
+        for calls in seen.values():
+            calls.clear()
+        settings = {"clean_slate": slate, "switch_threshold": 0.4, "post_task": unseen, "metacontroller": {"layer": 0}}
+        irl_ray.discover(base, bells / "data" / "bells", steps=1, batch_size=16, length_groups=2, gate_episodes=16,
+                         gates_at_reports=True, **settings)  # fmt: skip
+        assert seen["found"] and set(seen["found"]) == {slate}
+        assert seen["codes"] == [None, "subgoal"] * 2  # the unseen order, then the training tasks
+        assert seen["prior"] == [(0.4, unseen)]
+    assert discover.metacontroller_gates is codes.metacontroller_gates

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from irl_ray.errors import UserError
 from irl_ray.models.state import reset_rows, select_rows, write_rows
+from irl_ray.models.steering import check_slate
 from irl_ray.models.weights import Artefact
 from irl_ray.worlds.rows import autoreset_mode, rows_to_reset, seeds_of_rows
 from irl_ray.worlds.world import World, check_same
@@ -86,6 +87,8 @@ class InternalVectorEnv(gym.vector.VectorEnv):
         self.base, self.meta, self.threshold = agent.base, agent.metacontroller, threshold
         self.action_temperature, self.clean_slate = action_temperature, clean_slate
         check_same(agent.world, world)
+        if clean_slate:
+            check_slate(self.base, self.meta.layer)
         self.raw = world.rows(num_envs)
         self.metadata = {"autoreset_mode": autoreset_mode(autoreset)}
         self._autoreset = autoreset == "next_step"

@@ -12,11 +12,22 @@ import torch
 from torch import Tensor
 
 from irl_ray.data.trajectories import Trajectories, pieces_of
+from irl_ray.errors import UserError
 from irl_ray.models.metacontroller import Codes, Metacontroller
 from irl_ray.models.sequence_model import BaseModel
 from irl_ray.models.state import reset_rows, select_rows, write_rows
 
 LENGTH_GROUPS = 4  # pieces of similar length go through the model together
+
+
+def check_slate(base: BaseModel, layer: int) -> None:
+    """Refuses clean slates where e_0 tells a step's number: what is read there would not start anew with the memory.
+
+    Raises:
+        UserError: telling what to change.
+    """
+    if base.placed and not layer:
+        raise UserError("clean_slate: this base model's embedding tells positions; control it at layer 1 or above")
 
 
 def found_codes(
@@ -48,7 +59,7 @@ def found_codes(
     residual = base.lower(base.embed(observed), layer)
     read = residual if symmetry is None else base.lower(base.embed(batch.world.turned(observed, symmetry)), layer)
     summary = metacontroller.summarise(read, batch.mask)
-    if clean_slate and layer:  # e_0 has no memory
+    if clean_slate and layer:  # e_0 has no memory; of models with positions it has one, which `check_slate` refuses
         residual = _residuals_anew(base, metacontroller, batch, summary, noise, threshold, switch_noise)
     return residual, metacontroller(residual, batch.mask, noise, threshold, switch_noise, summary)
 

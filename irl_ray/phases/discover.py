@@ -35,7 +35,7 @@ from irl_ray.errors import UserError
 from irl_ray.models import weights
 from irl_ray.models.metacontroller import Metacontroller, MetacontrollerConfig
 from irl_ray.models.sequence_model import new_base
-from irl_ray.models.steering import found_codes, steered_log_prob
+from irl_ray.models.steering import check_slate, found_codes, steered_log_prob
 from irl_ray.models.weights import Artefact
 from irl_ray.phases.hindsight import OutcomeTeacher, TeacherConfig
 from irl_ray.phases.training import OptimizerConfig, Phase, check_usable
@@ -142,9 +142,8 @@ class DiscoverConfig(CodesConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_at_least(self, alpha=0, alpha_hold=0, alpha_ramp=0, cuts=1)
-        check_at_least(self, switch_cost=0, switch_cost_hold=0, switch_cost_ramp=0)
-        check_share(self, "cut_share")
+        check_at_least(self, alpha=0, cuts=1, switch_cost=0)
+        check_share(self, "cut_share", "alpha_hold", "alpha_ramp", "switch_cost_hold", "switch_cost_ramp")
         if not self.cut_share and self.cuts != 1:
             raise UserError("cuts: has no effect without cut_share; give it, or leave cuts out")
         fewest = min(map(len, torch.arange(self.batch_size).chunk(self.length_groups)))
@@ -161,6 +160,11 @@ class DiscoverConfig(CodesConfig):
             raise UserError(f"co_training: expected null, 'pretrained' or 'scratch', got {self.co_training!r}")
         if self.turned_summaries and self.teacher.steps >= self.steps:
             raise UserError("turned_summaries: has no effect on what the teacher teaches; set teacher.steps: 0")
+        if (self.clean_slate or self.cut_share) and self.teacher.steps >= self.steps:
+            key = "clean_slate" if self.clean_slate else "cut_share"
+            raise UserError(
+                f"{key}: has no effect on what the teacher teaches, with the whole past; set teacher.steps: 0"
+            )
         if self.co_training and self.teacher.steps:
             raise UserError("co_training: the teacher needs a frozen base model; set teacher.steps: 0")
 
@@ -210,6 +214,8 @@ class Discover(Phase):
             meta = Metacontroller(config.metacontroller, base.width, base.num_layers)
             if config.co_training == "scratch":
                 base = new_base(base.config, self.agent.world).to(config.device)
+        if config.clean_slate:
+            check_slate(base, meta.layer)
         if config.co_training and config.clean_slate and meta.layer:
             raise UserError(
                 f"clean_slate: with co_training it works at layer 0 alone, got layer {meta.layer}; set "
