@@ -336,7 +336,7 @@ FIGURES = [
     ),
     Figure(
         "seed 0) after 100,352; 200,704; {} episodes, ten minutes beside three other jobs; its mean codes; these at "
-        "temperature 1 | | {}; {}; {}; ",
+        "temperature 1 (2026-11-27) | | {}; {}; {}; ",
         lambda: [
             (t := runs("gridworld_base_scan_internal")[0]).curve[-1][0],
             *(success_after(t.learning_curve, n) for n in (100_352, 200_704)),

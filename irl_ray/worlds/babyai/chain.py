@@ -45,7 +45,7 @@ class BallChain(RoomGridLevel):
     Args:
         orders: from which each episode draws one.
         room_size: of the room, its walls included.
-        max_episode_steps: after which MiniGrid cuts an episode; Gymnasium's limit usually comes first.
+        max_steps: after which MiniGrid cuts an episode; Gymnasium's limit comes first.
         **kwargs: of MiniGrid, such as `render_mode`.
     """
 
