@@ -10,6 +10,7 @@ from typing import Any
 
 import irl_ray.internal  # noqa: F401  and the internal one
 import irl_ray.worlds.babyai  # noqa: F401
+import irl_ray.worlds.ogbench  # noqa: F401
 import irl_ray.worlds.pinpad  # noqa: F401  registers the environments with Gymnasium
 
 __version__ = "0.1.0"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import re
 import sys
-from itertools import pairwise
+from itertools import pairwise, product
 from pathlib import Path
 
 import gymnasium as gym
@@ -497,6 +497,64 @@ def test_a_wrong_ball_ends_the_episode():
         for action in episode.actions[: first + 1]:
             _, reward, terminated, _, _ = env.step(int(action))
         assert (terminated, reward) == (ends, 0.0)
+
+
+def test_a_room_is_remembered_as_it_was_last_seen():
+    """Against a plain loop over cells: what came into view stays known, from wherever the agent stands."""
+    pytest.importorskip("minigrid")
+    from irl_ray.worlds.babyai.chain import BALL, COLOURS, FREE, WALL, BallChain, remembered_demonstrations
+
+    env, draw, before = BallChain(memory=True), np.random.default_rng(0), 0
+    for seed in range(12):
+        observation, _ = env.reset(seed=seed)
+        known, over = np.zeros((7, 7), dtype=np.int64), False
+        while not over:
+            _, visible = env.gen_obs_grid()
+            for place in np.ndindex(7, 7):
+                spot = env.relative_coords(*place)
+                if spot is not None and visible[spot] and place != tuple(env.agent_pos):
+                    cell = env.grid.get(*place)
+                    is_free = cell is None
+                    known[place] = (
+                        FREE if is_free else WALL if cell.type == "wall" else BALL + COLOURS.index(cell.color)
+                    )
+            known[tuple(env.agent_pos)] = FREE
+            for entry, (ahead, right) in zip(observation, product(range(4, -5, -1), range(-4, 5)), strict=False):
+                x, y = env.agent_pos + ahead * env.dir_vec + right * env.right_vec
+                assert entry == (known[x, y] if 0 <= x < 7 and 0 <= y < 7 else WALL)
+            held = env.carrying
+            assert observation[-1] == (0 if held is None else 1 + COLOURS.index(held.color))
+            before += held is not None
+            observation, _, over, _, _ = env.step(int(draw.choice(5, p=[0.2, 0.2, 0.3, 0.25, 0.05])))
+            over |= env.step_count == 60
+    assert before  # something was held
+    episode = next(remembered_demonstrations(1))
+    assert env.observation_space.contains(episode.observations[0]) and len(episode.observations[0]) == 82
+
+
+def test_ogbenchs_oracles_toggle_things_in_order():
+    """Replayed in another copy their actions succeed, and end at the first thing where another was asked for."""
+    pytest.importorskip("ogbench")
+    from irl_ray.worlds.ogbench.scene import ORDERS, SceneChain, demonstrate
+
+    assert len(ORDERS) == 20 and not {pair for order in ORDERS for pair in pairwise(order)} & {(0, 1), (1, 2), (2, 3)}
+    asked, replayed, wrong = SceneChain(), SceneChain(), SceneChain()
+    for seed in range(3):
+        episode = demonstrate(asked, seed)
+        assert episode is not None and episode.succeeded and np.abs(episode.actions).max() <= 1
+        wrong.orders = [((asked.order[0] + 1) % 4, *asked.order[1:])]
+        wrong.reset(seed=seed)
+        observation, info = replayed.reset(seed=seed)
+        ended = False
+        for t, action in enumerate(episode.actions):
+            np.testing.assert_array_equal(observation, episode.observations[t])
+            assert info == {name: episode.labels[name][t] for name in ("subgoal", "leg")}
+            observation, reward, terminated, _, info = replayed.step(action)
+            assert terminated == (t == len(episode.actions) - 1)
+            if not ended:  # beside the other: copies of a process share what does not change
+                _, nothing, ended, _, _ = wrong.step(action)
+                assert nothing == 0 and ended == (info["leg"] == 1)
+        assert ended and reward == 1 and info["leg"] == 3
 
 
 def test_gates_are_measured_on_the_slate_and_at_the_threshold_they_name(bells, base, monkeypatch):

@@ -27,6 +27,8 @@ ORDERS = tuple(
     order for order in product(range(4), repeat=3) if all(a != b and (a, b) not in UNSEEN for a, b in pairwise(order))
 )
 VIEW = 7  # cells along a side of what the agent sees
+BALL_OF = np.array([COLOURS.index(name) if name in COLOURS else 0 for name in COLOR_TO_IDX])  # by MiniGrid's colours
+UNKNOWN, FREE, WALL, BALL = range(4)  # what the agent remembers of a cell; the first ball is BALL, the next BALL + 1
 
 
 class BallChain(RoomGridLevel):
@@ -38,25 +40,36 @@ class BallChain(RoomGridLevel):
     Actions: MiniGrid's `Discrete(7)`: left, right, forward, pick up, drop, and two without effect here.
 
     Observation: `MultiDiscrete` of 7×7×3 entries: kind, colour and state of each cell in view; the mission is left out.
-    The agent's own cell, in the middle of the last row, shows what it holds.
+    The agent's own cell, in the middle of the last row, shows what it holds. With `memory`, `MultiDiscrete` of an entry
+    for each cell of the room, seen from where the agent stands, ahead first: not seen yet, free, a wall, or a ball, as
+    it was last seen; and one for what is held.
 
     Info: `subgoal`, the colour that is next, and `leg`, how many were picked up (ground truth, for analysis only).
 
     Args:
         orders: from which each episode draws one.
         room_size: of the room, its walls included.
+        memory: the agent sees the room as it has come to know it, instead of what lies ahead alone.
         max_steps: after which MiniGrid cuts an episode; Gymnasium's limit comes first.
         **kwargs: of MiniGrid, such as `render_mode`.
     """
 
     def __init__(
-        self, orders: Sequence[Sequence[int]] = ORDERS, room_size: int = 7, max_steps: int = 10_000, **kwargs: Any
+        self,
+        orders: Sequence[Sequence[int]] = ORDERS,
+        room_size: int = 7,
+        memory: bool = False,
+        max_steps: int = 10_000,
+        **kwargs: Any,
     ):
-        self.orders = [tuple(order) for order in orders]
+        self.orders, self.memory = [tuple(order) for order in orders], memory
         self.order, self.leg = self.orders[0], 0
+        self.known = np.zeros((room_size, room_size), dtype=np.int64)
         super().__init__(room_size=room_size, num_rows=1, num_cols=1, max_steps=max_steps, **kwargs)
         kinds = (len(OBJECT_TO_IDX), len(COLOR_TO_IDX), len(STATE_TO_IDX) + 1)
-        self.observation_space = gym.spaces.MultiDiscrete(np.tile(kinds, VIEW * VIEW))
+        around = (2 * (room_size - 2) - 1) ** 2  # cells of the room, and some beyond it, from any of them
+        sizes = [BALL + len(COLOURS)] * around + [1 + len(COLOURS)] if memory else np.tile(kinds, VIEW * VIEW)
+        self.observation_space = gym.spaces.MultiDiscrete(sizes)
 
     def gen_mission(self) -> None:
         """A room with the four balls, and an order."""
@@ -71,6 +84,7 @@ class BallChain(RoomGridLevel):
         self.instrs = PickupInstr(ObjDesc("ball", COLOURS[self.order[self.leg]]))
 
     def reset(self, **kwargs: Any) -> tuple[np.ndarray, dict[str, Any]]:
+        self.known[:] = UNKNOWN
         observation, _ = super().reset(**kwargs)
         return self._seen(observation), self._info()
 
@@ -87,7 +101,30 @@ class BallChain(RoomGridLevel):
         return self._seen(observation), float(success), bool(success or wrong), truncated, self._info()
 
     def _seen(self, observation: dict[str, Any]) -> np.ndarray:
-        return observation["image"].flatten().astype(np.int64)
+        image = observation["image"]
+        if not self.memory:
+            return image.flatten().astype(np.int64)
+        right, back = np.indices((VIEW, VIEW))
+        x, y, inside = self._cells(VIEW - 1 - back, right - VIEW // 2)
+        seen = inside & (image[..., 0] != OBJECT_TO_IDX["unseen"])
+        seen[VIEW // 2, VIEW - 1] = False  # the image shows there what is held
+        self.known[x[seen], y[seen]] = np.select(
+            [image[..., 0] == OBJECT_TO_IDX["ball"], image[..., 0] == OBJECT_TO_IDX["wall"]],
+            [BALL + BALL_OF[image[..., 1]], WALL],
+            FREE,
+        )[seen]
+        self.known[tuple(self.agent_pos)] = FREE
+        reach = len(self.known) - 3
+        x, y, inside = self._cells(*np.mgrid[reach : -reach - 1 : -1, -reach : reach + 1])
+        held = 0 if self.carrying is None else 1 + COLOURS.index(self.carrying.color)
+        return np.append(np.where(inside, self.known[x, y], WALL), held)
+
+    def _cells(self, ahead: np.ndarray, right: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Coordinates of cells so far ahead of the agent and to its right, and which of them are in the room."""
+        cells = np.multiply.outer(ahead, self.dir_vec) + np.multiply.outer(right, self.right_vec) + self.agent_pos
+        inside = ((cells >= 0) & (cells < len(self.known))).all(-1)
+        x, y = np.moveaxis(np.where(inside[..., None], cells, 0), -1, 0)
+        return x, y, inside
 
     def _info(self) -> dict[str, int]:
         return {"subgoal": self.order[min(self.leg, len(self.order) - 1)], "leg": self.leg}
@@ -123,12 +160,17 @@ def demonstrate(env: BallChain, seed: int) -> Episode | None:
     return Episode(f"episode {seed}", observations, np.array(actions), reward > 0, labels) if reward > 0 else None
 
 
-def demonstrations(count: int, seed: int = 0) -> Iterator[Episode]:
+def demonstrations(count: int, seed: int = 0, **settings: Any) -> Iterator[Episode]:
     """So many of the bot's episodes that succeed; `irl-ray data import irl_ray.worlds.babyai.chain:demonstrations`."""
-    env, made, number = BallChain(), 0, 0
+    env, made, number = BallChain(**settings), 0, 0
     while made < count:
         episode = demonstrate(env, int(np.random.SeedSequence([seed, number]).generate_state(1)[0]))
         number += 1
         if episode is not None:
             made += 1
             yield episode
+
+
+def remembered_demonstrations(count: int, seed: int = 0) -> Iterator[Episode]:
+    """The same where the agent sees the room as it has come to know it (`memory`)."""
+    return demonstrations(count, seed, memory=True)
