@@ -24,11 +24,13 @@ from irl_ray.errors import UserError
 from irl_ray.internal.internal_env import InternalVectorEnv
 from irl_ray.internal.sampler import sample_code_episodes, sample_raw_episodes
 from irl_ray.models import weights
+from irl_ray.models.actions import SeveralCategoricalActions
 from irl_ray.models.contract import broken_promises
 from irl_ray.models.sequence_model import BaseModel, Block, SequenceModel, SequenceModelConfig, model_config, new_base
 from irl_ray.models.terms import observation_term
+from irl_ray.rllib.modules import distribution_of
 from irl_ray.worlds.anything import GymWorld
-from irl_ray.worlds.spaces import read_as
+from irl_ray.worlds.spaces import act_as, read_as
 
 PACKAGE = Path(irl_ray.__file__).parent
 PAGE = (PACKAGE / "docs" / "worlds.md").read_text(encoding="utf-8")
@@ -118,8 +120,50 @@ def test_every_space_is_read_within_what_models_are_told_of_it(space, seed):
     assert np.array_equal(*seen) == np.allclose(*same)  # nothing is lost, and nothing added
 
 
+ACTIONS = [
+    gym.spaces.Discrete(5, start=2),
+    gym.spaces.MultiDiscrete([3, 4, 5]),
+    gym.spaces.MultiDiscrete([[3, 4], [2, 6]], start=[[1, 0], [0, -2]]),
+    gym.spaces.MultiBinary(3),
+    gym.spaces.Box(-1, 1, (2, 3)),
+    gym.spaces.Box(np.array([0.0, -2.0]), np.array([1.0, 3.0]), dtype=np.float64),
+]
+
+
+@pytest.mark.parametrize("space", ACTIONS, ids=str)
+@settings(max_examples=10, deadline=None)
+@given(seed=st.integers(0, 2**31))
+def test_every_action_goes_to_models_and_back(space, seed):
+    space.seed(seed)
+    given, act, told = act_as(space)
+    taken = np.stack([space.sample() for _ in range(4)])
+    seen = told(taken)
+    assert all(given.contains(np.asarray(a, given.dtype)) for a in seen)
+    for action, again in zip(taken, map(act, seen), strict=True):
+        assert space.contains(again)
+        np.testing.assert_array_equal(action, again)
+
+
+@settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 2**31), temperature=st.sampled_from([0.3, 1.0, 2.0]))
+def test_several_choices_are_drawn_as_often_as_they_are_likely(seed, temperature):
+    """Against every combination spelled out, and against RLlib's distribution of the same parameters."""
+    actions, generator = SeveralCategoricalActions([2, 3]), torch.Generator().manual_seed(seed)
+    inputs = actions.tempered(torch.randn(5, generator=generator), temperature)
+    every = torch.cartesian_prod(torch.arange(2), torch.arange(3))
+    log_prob = actions.log_prob(inputs.expand(6, 5), every)
+    torch.testing.assert_close(log_prob.exp().sum(), torch.tensor(1.0))
+    assert every[log_prob.argmax()].tolist() == actions.mode(inputs).tolist()
+    theirs = distribution_of(actions).from_logits(inputs.expand(6, 5))
+    torch.testing.assert_close(theirs.logp(every), log_prob)
+    noise = torch.from_numpy(actions.noise(np.random.default_rng(seed), 4000))
+    drawn = actions.sample(inputs.expand(4000, 5), noise)
+    shares = (drawn[:, None] == every).all(-1).double().mean(0)
+    assert (shares - log_prob.exp()).abs().max() < 0.04
+
+
 @pytest.mark.parametrize("space", SPACES, ids=str)
-@pytest.mark.parametrize("action", [gym.spaces.Discrete(3), gym.spaces.Box(-1, 1, (2,))], ids=["discrete", "box"])
+@pytest.mark.parametrize("action", ACTIONS, ids=str)
 def test_a_model_follows_from_spaces(space, action):
     """Both of its forms agree, and it is trained to tell the next observation."""
     world = Anything(space, action)
@@ -279,6 +323,50 @@ def test_the_three_phases_run_in_a_world_of_others(bells, base, tmp_path):
     assert len(episodes) == 5 and episodes[3].action.tolist() == again[0].action.tolist()
     agent, env = irl_ray.load_agent(tmp_path / "found"), gym.make(ENV)
     observation, _ = env.reset(seed=0)
+    assert env.action_space.contains(agent.act(observation))
+
+
+class Dials(gym.Env):
+    """Two dials, counted from 1, are to be set to what is shown; an episode is four settings."""
+
+    def __init__(self):
+        self.observation_space, self.action_space = (
+            gym.spaces.MultiBinary(2),
+            gym.spaces.MultiDiscrete([2, 2], start=[1, 1]),
+        )
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.step_number, self.shown = 0, self.np_random.integers(2, size=2).astype(np.int8)
+        return self.shown, {}
+
+    def step(self, action):
+        assert self.action_space.contains(action), action
+        right = bool((action == self.shown + 1).all())
+        self.step_number, self.shown = self.step_number + 1, self.np_random.integers(2, size=2).astype(np.int8)
+        return self.shown, float(right and self.step_number == 4), not right or self.step_number == 4, False, {}
+
+
+def test_the_phases_run_where_actions_are_several_choices(tmp_path):
+    """Imitation learns both dials; raw RL's episodes and codes' episodes hold actions that the world takes."""
+    gym.register("Dials-v0", entry_point=Dials, max_episode_steps=4)
+    env = gym.make("Dials-v0")
+    (tmp_path / "shown").mkdir()
+    for number in range(64):
+        seen, actions = [env.reset(seed=number)[0]], []
+        for _ in range(4):
+            actions.append(seen[-1].astype(np.int64) + 1)
+            seen.append(env.step(actions[-1])[0])
+        np.savez(tmp_path / "shown" / f"{number:02d}", observations=seen, actions=actions, rewards=[0, 0, 0, 1])
+    arguments = ["data", "import", str(tmp_path / "shown"), "--env", "Dials-v0", "--out", str(tmp_path / "data")]
+    assert cli.main(arguments) == 0
+    learning = {"optimizer": {"learning_rate": 0.02}, "observation_weight": 0.0, "batch_size": 32, "gate_episodes": 16}
+    base = irl_ray.pretrain("Dials-v0", tmp_path / "data", model=SHAPE, steps=40, **learning)
+    assert base.metrics["pretrain"]["eval/action_nll"] < np.log(2)  # guessing both has log 4
+    found = irl_ray.discover(base, tmp_path / "data", steps=2, batch_size=16, length_groups=2, gate_episodes=16)
+    episodes = sample_raw_episodes(base.base, base.world, range(8))
+    assert episodes[0].action.shape == (len(episodes[0].action), 2) and max(e.action.max() for e in episodes) == 1
+    agent, (observation, _) = irl_ray.load_agent(found.save(tmp_path / "found")), env.reset(seed=0)
     assert env.action_space.contains(agent.act(observation))
 
 

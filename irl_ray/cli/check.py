@@ -49,7 +49,7 @@ def check(options: argparse.Namespace) -> int:
 def described(world: World) -> dict[str, str]:
     """What models will see of a world, and what it does not offer."""
     action = world.action_space
-    ranges = "" if isinstance(action, gym.spaces.Discrete) else f", {action.low.min():g} to {action.high.max():g}"
+    ranges = f", {action.low.min():g} to {action.high.max():g}" if isinstance(action, gym.spaces.Box) else ""
     told = {
         "world": world.id,
         "horizon": f"{world.horizon} steps",

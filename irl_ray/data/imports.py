@@ -211,18 +211,17 @@ def _demonstration(world: World, number: int, episode: Episode) -> Demonstration
 
 
 def _actions(world: World, actions: np.ndarray) -> np.ndarray:
-    space = world.action_space
-    if isinstance(space, gym.spaces.Discrete):
-        actions = actions.reshape(len(actions)) if actions.size == len(actions) else actions
-        if actions.ndim != 1 or not np.issubdtype(actions.dtype, np.integer):
-            raise UserError(f"actions of {actions.dtype} and shape {actions.shape[1:]}, the world has whole numbers")
-        counted = actions - space.start
-        if (counted < 0).any() or (counted >= space.n).any():
-            raise UserError(f"actions from {actions.min()} to {actions.max()}, the world has {space}")
-        return _small(counted)
-    actions = actions.reshape(len(actions), -1)
-    if actions.shape[1:] != space.shape:
-        raise UserError(f"actions of shape {actions.shape[1:]}, the world has {space.shape}")
+    space, told = world.action_space, actions.shape[1:]
+    if not isinstance(space, gym.spaces.Box) and actions.dtype.kind not in "iub":
+        raise UserError(f"actions of {actions.dtype}, the world has whole numbers")
+    if actions.size != len(actions) * int(np.prod(space.shape)):
+        raise UserError(f"actions of shape {told}, the world has {space}")
+    actions = world.acted(actions).reshape(len(actions), *space.shape)
+    if not isinstance(space, gym.spaces.Box):
+        count = space.n if isinstance(space, gym.spaces.Discrete) else space.nvec
+        if (actions < 0).any() or (actions >= count).any():
+            raise UserError(f"actions from {actions.min()} to {actions.max()} (counted from 0), the world has {space}")
+        return _small(actions)
     if not np.isfinite(actions).all():
         raise UserError("actions that are not finite")
     slack = 1e-4 * np.maximum(1, np.abs(space.high))

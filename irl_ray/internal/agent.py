@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from typing import Any
 
 import numpy as np
 import torch
@@ -42,8 +43,8 @@ class Agent:
         self._policy = parts.policy.initial_state(1) if parts.policy else None
 
     @torch.no_grad()
-    def act(self, observation: np.ndarray) -> int | np.ndarray:
-        """The next action for one observation: of the gridworld one-hot [G²·E] or cells [E], of the ant [F].
+    def act(self, observation: np.ndarray) -> Any:
+        """The environment's next action for one of its observations.
 
         `beta` and `code` afterwards tell the switch and the code in force, `decisions` how many codes there were.
 
@@ -79,7 +80,7 @@ class Agent:
             top = base.upper_step(controlled, self._base, meta.layer)
         noise = torch.from_numpy(base.actions.noise(self._random, 1))
         action = base.actions.sample(base.action_inputs(top), noise, self.artefact.action_temperature)
-        return action[0].numpy() if action.dim() > 1 else int(action)
+        return world.act(action[0].numpy())
 
 
 def load_agent(name: str | os.PathLike[str], seed: int = 0, explore: bool = True) -> Agent:

@@ -1,8 +1,9 @@
-"""Action distributions of the base model, one interface for discrete and continuous actions."""
+"""Action distributions of the base model, one interface for choices and numbers."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Protocol
 
 import gymnasium as gym
@@ -75,6 +76,40 @@ class CategoricalActions:
         return inputs.argmax(-1)
 
 
+class SeveralCategoricalActions:
+    """Several choices at a time, [..., k], independent given the history; the parameters are their logits in a row.
+
+    Args:
+        counts: of values of each choice.
+    """
+
+    dtype, gentle = torch.int64, 1.0
+
+    def __init__(self, counts: Sequence[int]):
+        self.counts, self.num_outputs = [int(count) for count in counts], int(sum(counts))
+        self._one = CategoricalActions(self.num_outputs)  # what a choice alone does
+
+    def inputs(self, outputs: Tensor) -> Tensor:
+        return outputs
+
+    def log_prob(self, inputs: Tensor, action: Tensor) -> Tensor:
+        each = zip(inputs.split(self.counts, -1), action.unbind(-1))
+        return torch.stack([self._one.log_prob(logits, chosen) for logits, chosen in each]).sum(0)
+
+    def noise(self, random: np.random.Generator, steps: int) -> np.ndarray:
+        return random.random((steps, len(self.counts)))
+
+    def tempered(self, inputs: Tensor, temperature: float) -> Tensor:
+        return inputs / temperature
+
+    def sample(self, inputs: Tensor, noise: Tensor, temperature: float = 1.0) -> Tensor:
+        each = zip(inputs.split(self.counts, -1), noise.unbind(-1))
+        return torch.stack([self._one.sample(logits, one, temperature) for logits, one in each], -1)
+
+    def mode(self, inputs: Tensor) -> Tensor:
+        return torch.stack([self._one.mode(logits) for logits in inputs.split(self.counts, -1)], -1)
+
+
 class GaussianActions:
     """Continuous actions, a Gaussian with diagonal covariance; the parameters are mean and log std.
 
@@ -125,6 +160,8 @@ def actions_of(space: gym.Space, min_log_std: float) -> Actions:
     """
     if isinstance(space, gym.spaces.Discrete):
         return CategoricalActions(int(space.n))
+    if isinstance(space, gym.spaces.MultiDiscrete) and space.nvec.ndim == 1:
+        return SeveralCategoricalActions(space.nvec)
     if isinstance(space, gym.spaces.Box) and len(space.shape) == 1:
         return GaussianActions(space.shape[0], min_log_std)
-    raise UserError(f"action space {space}: expected Discrete, or a Box of one dimension")
+    raise UserError(f"action space {space}: expected Discrete, or MultiDiscrete or a Box of one dimension")

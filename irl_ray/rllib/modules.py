@@ -11,15 +11,30 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from ray.rllib.core.columns import Columns
-from ray.rllib.core.distribution.torch.torch_distribution import TorchCategorical, TorchDiagGaussian
+from ray.rllib.core.distribution.torch.torch_distribution import (
+    TorchCategorical,
+    TorchDiagGaussian,
+    TorchDistribution,
+    TorchMultiCategorical,
+)
 from ray.rllib.core.rl_module.torch import TorchRLModule
 from torch import Tensor
 
 from irl_ray.config import build
 from irl_ray.models import weights
+from irl_ray.models.actions import Actions, CategoricalActions, SeveralCategoricalActions
 from irl_ray.models.code_policy import CodePolicy, CodePolicyConfig
 
 LENGTH_GROUPS = 8
+
+
+def distribution_of(actions: Actions) -> type[TorchDistribution]:
+    """RLlib's name for a distribution of the base model's, made from the same parameters."""
+    if isinstance(actions, CategoricalActions):
+        return TorchCategorical
+    if isinstance(actions, SeveralCategoricalActions):
+        return TorchMultiCategorical.get_partial_dist_cls(input_lens=actions.counts)
+    return TorchDiagGaussian
 
 
 class CodePolicyModule(TorchRLModule):
@@ -45,7 +60,7 @@ class BasePolicyModule(TorchRLModule):
 
     def setup(self) -> None:
         self.policy = weights.load(self.model_config["base"]).base.requires_grad_(True)
-        self.action_dist_cls = TorchCategorical if self.policy.actions.dtype == torch.int64 else TorchDiagGaussian
+        self.action_dist_cls = distribution_of(self.policy.actions)
 
     def _forward(self, batch: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
         """obs [B, T, ...] -> action_dist_inputs [B, T, A]; zeros on padding of long batches."""

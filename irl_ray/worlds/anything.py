@@ -15,7 +15,7 @@ import numpy as np
 from irl_ray.config import merge
 from irl_ray.errors import UserError
 from irl_ray.worlds.rows import rows_to_reset, seeds_of_rows
-from irl_ray.worlds.spaces import read_as
+from irl_ray.worlds.spaces import act_as, read_as
 from irl_ray.worlds.world import World
 
 SUCCESS = ("success", "is_success")  # keys of an environment's info
@@ -59,7 +59,7 @@ class GymWorld(World):
 
     @property
     def action_space(self) -> gym.Space:
-        return self._spaces[1]
+        return act_as(self._spaces[1])[0]
 
     @property
     def _spaces(self) -> tuple[gym.Space, gym.Space]:
@@ -85,6 +85,12 @@ class GymWorld(World):
         if isinstance(observation, np.ndarray) and observation.shape != (space.shape or observation.shape):
             raise UserError(f"observation of shape {observation.shape}: expected {space.shape}")
         return read_as(space)[1](observation)
+
+    def act(self, action: np.ndarray) -> Any:
+        return act_as(self._spaces[1])[1](action)
+
+    def acted(self, actions: np.ndarray) -> np.ndarray:
+        return act_as(self._spaces[1])[2](actions)
 
     def rows(self, count: int, **options: Any) -> GymRows:
         return GymRows(self, count, **options)
@@ -161,6 +167,7 @@ class GymRows(gym.vector.VectorEnv):
         self.world, self.num_envs = world, count
         self._envs = [world.single(**({"render_mode": render_mode} if render_mode else {})) for _ in range(count)]
         self._view = read_as(self._envs[0].observation_space)[1]
+        self._act = act_as(self._envs[0].action_space)[1]
         self.single_observation_space, self.single_action_space = world.observation_space, world.action_space
         self.observation_space = gym.vector.utils.batch_space(self.single_observation_space, count)
         self.action_space = gym.vector.utils.batch_space(self.single_action_space, count)
@@ -202,12 +209,6 @@ class GymRows(gym.vector.VectorEnv):
     def _see(self, row: int, observation: Any, info: Mapping[str, Any]) -> None:
         self._observation[row] = self._view(observation)
         self._subgoal[row], self.leg[row] = info.get("subgoal", -1), info.get("leg", 0)
-
-    def _act(self, action: np.ndarray) -> Any:
-        space = self.single_action_space
-        if isinstance(space, gym.spaces.Discrete):
-            return int(action) + int(space.start)
-        return np.clip(action, space.low, space.high).astype(space.dtype)
 
     def _info(self, success: np.ndarray) -> dict[str, np.ndarray]:
         entered = np.full(self.num_envs, -1)

@@ -1,8 +1,9 @@
-"""Gymnasium's spaces of observations, as models read them: whole numbers, numbers, or pictures."""
+"""Gymnasium's spaces as models see them: whole numbers, numbers or pictures, and choices or numbers to act by."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -48,6 +49,39 @@ def read_as(space: gym.Space) -> tuple[gym.Space, Callable[[np.ndarray], np.ndar
         raise UserError(f"observation space {space}: cannot be read; wrap the environment so that it tells less")
     as_numbers = gym.spaces.Box(-np.inf, np.inf, flat.shape, np.float32)
     return as_numbers, lambda x: gym.spaces.flatten(space, x).astype(np.float32)
+
+
+def act_as(space: gym.Space) -> tuple[gym.Space, Callable[[np.ndarray], Any], Callable[[np.ndarray], np.ndarray]]:
+    """The space that models act in for a space of actions, the function from there to the environment's action, and the
+    one that takes the environment's actions [T, ...] there.
+
+    | actions | given as |
+    |---|---|
+    | `Discrete` | `Discrete`, counted from 0 |
+    | `MultiDiscrete`, `MultiBinary` | `MultiDiscrete`, flat, counted from 0 |
+    | `Box` of floats | `Box`, flat; what lies outside is clipped |
+
+    Raises:
+        UserError: if models cannot act in it.
+    """
+    if isinstance(space, gym.spaces.Discrete):
+        start = int(space.start)
+        return gym.spaces.Discrete(space.n), lambda a: int(a) + start, lambda a: np.asarray(a) - start
+    if isinstance(space, gym.spaces.MultiDiscrete | gym.spaces.MultiBinary):
+        binary = isinstance(space, gym.spaces.MultiBinary)
+        counts, start = (np.full(space.shape, 2), 0) if binary else (space.nvec, space.start)
+        return (
+            gym.spaces.MultiDiscrete(counts.flatten()),
+            lambda a: (np.reshape(a, space.shape) + start).astype(space.dtype),
+            lambda a: (np.asarray(a) - start).reshape(len(a), -1),
+        )
+    if isinstance(space, gym.spaces.Box) and np.issubdtype(space.dtype, np.floating):
+        return (
+            gym.spaces.Box(space.low.flatten(), space.high.flatten(), dtype=space.dtype),
+            lambda a: np.clip(np.reshape(a, space.shape), space.low, space.high).astype(space.dtype),
+            lambda a: np.asarray(a).reshape(len(a), -1),
+        )
+    raise UserError(f"action space {space}: expected Discrete, MultiDiscrete, MultiBinary, or a Box of floats")
 
 
 def _flat(dtype: type) -> Callable[[np.ndarray], np.ndarray]:

@@ -165,7 +165,7 @@ class World:
 
     def headings(self, batch: Trajectories) -> Tensor | None:
         """int64 [B, T]: what the agent is doing, coarsely, for probes: a discrete action itself; None where unknown."""
-        return None if batch.action.is_floating_point() else batch.action
+        return batch.action if isinstance(self.action_space, gym.spaces.Discrete) else None
 
     def places(self, batch: Trajectories) -> Tensor | None:
         """int64 [B, T, k]: where the present leg ends; None in worlds without places."""
@@ -248,6 +248,14 @@ class World:
             UserError: if it is no observation of this world.
         """
         return observation
+
+    def act(self, action: np.ndarray) -> Any:
+        """A model's action -> as the environment takes it."""
+        return int(action) if action.ndim == 0 else action
+
+    def acted(self, actions: np.ndarray) -> np.ndarray:
+        """An episode's actions [T, ...] in the environment's words -> as models give them."""
+        return actions
 
     def demonstrations(self, *, noise: float, ties: str, device: str) -> Demonstrations | None:
         """An endless stream of an expert's trajectories; None where they are stored or collected first.
