@@ -112,10 +112,12 @@ class Anything(GymWorld):
 @given(seed=st.integers(0, 2**31))
 def test_every_space_is_read_within_what_models_are_told_of_it(space, seed):
     space.seed(seed)
-    read, view = read_as(space)
+    read, view, shown = read_as(space)
     first, second = space.sample(), space.sample()
     seen = [view(x) for x in (first, second)]
     assert all(read.contains(x.astype(read.dtype)) for x in seen)
+    back = [np.asarray(gym.spaces.flatten(space, shown(x))) for x in seen]
+    np.testing.assert_allclose(back, [gym.spaces.flatten(space, x) for x in (first, second)], rtol=1e-6)
     same = [np.asarray(gym.spaces.flatten(space, x)) for x in (first, second)]
     assert np.array_equal(*seen) == np.allclose(*same)  # nothing is lost, and nothing added
 
@@ -569,6 +571,30 @@ def test_babyais_bot_picks_up_the_balls_in_order(tmp_path, capsys):
     assert cli.main([*arguments, str(tmp_path / "data"), "--episodes", "40"]) == 0
     assert cli.main([*arguments, str(tmp_path / "none")]) == 2 and "--episodes" in capsys.readouterr().err
     assert len(StoredDemonstrations(tmp_path / "data")) == 40
+
+
+def test_demonstrations_are_exported_in_the_environments_words(tmp_path, monkeypatch, bells):
+    """To Minari and back nothing changes, labels included; also where actions are counted from 1."""
+    minari = pytest.importorskip("minari")
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "minari"))
+    assert cli.main(["data", "export", str(bells / "data" / "bells"), "--minari", "me/bells-v0", "--limit", "50"]) == 0
+    told = ["--env", ENV, "--env-config", '{"num_subgoals": 4}', "--out", str(tmp_path / "again")]
+    assert cli.main(["data", "import", "minari:me/bells-v0", *told]) == 0
+    rows = torch.arange(50)
+    before, after = (StoredDemonstrations(f).take(rows) for f in (bells / "data" / "bells", tmp_path / "again"))
+    for name in ("observation", "action", "mask", "leg", "subgoal"):
+        torch.testing.assert_close(getattr(before, name), getattr(after, name))
+
+    gym.register("Dials-v1", entry_point=f"{__name__}:Dials", max_episode_steps=4)
+    (tmp_path / "dials").mkdir()
+    for number in range(50):
+        seen, actions = np.array([[0, 0], [1, 0], [number % 2, 1]]), [[1, 2], [2, 1]]
+        np.savez(tmp_path / "dials" / f"{number:02d}", observations=seen, actions=actions, rewards=[0, 1])
+    arguments = ["--env", "Dials-v1", "--out", str(tmp_path / "d")]
+    assert cli.main(["data", "import", str(tmp_path / "dials"), *arguments]) == 0
+    assert cli.main(["data", "export", str(tmp_path / "d"), "--minari", "me/dials-v0"]) == 0
+    episode = next(minari.load_dataset("me/dials-v0").iterate_episodes())
+    assert episode.actions.tolist() == [[1, 2], [2, 1]] and episode.observations.dtype == np.int8
 
 
 def test_a_wrong_ball_ends_the_episode():

@@ -5,12 +5,14 @@ from __future__ import annotations
 import argparse
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import torch
+from gymnasium.vector.utils import concatenate, create_empty_array
 
 from irl_ray import worlds
 from irl_ray.cli.text import duration
@@ -144,37 +146,40 @@ def verify(options: argparse.Namespace) -> int:
 
 
 def export(options: argparse.Namespace) -> int:
-    """`irl-ray data export FOLDER --minari ID`."""
+    """`irl-ray data export FOLDER --minari ID`: episodes in the environment's own words, with a reward at their end."""
     try:
         import minari
         from minari.data_collector import EpisodeBuffer
     except ImportError:
         raise UserError("data export --minari needs Minari: pip install 'minari[create]'") from None
-    import gymnasium as gym
-
     stored = shards.StoredDemonstrations(options.folder)
-    count = min(len(stored), options.limit or len(stored))
+    world, env = stored.world, stored.world.single()
     episodes = []
-    for row in range(count):
+    for row in range(min(len(stored), options.limit or len(stored))):
         one = stored.take(torch.tensor([row]))
-        reward = np.zeros(one.action.shape[1])
-        reward[-1] = 1.0
-        end = reward > 0
+        ends = np.eye(one.action.shape[1])[-1]
+        labels = {"subgoal": one.subgoal[0].numpy(), "leg": one.leg[0].numpy()} if world.num_subgoals else {}
         episodes.append(
             EpisodeBuffer(
                 id=row,
-                observations=one.observation[0].numpy(),
-                actions=one.action[0].numpy(),
-                rewards=list(reward),
-                terminations=list(end),
-                truncations=[False] * len(reward),
+                observations=_stacked(env.observation_space, map(world.shown, one.observation[0].numpy())),
+                actions=_stacked(env.action_space, map(world.act, one.action[0].numpy())),
+                rewards=ends.tolist(),
+                terminations=(ends > 0).tolist(),
+                truncations=[False] * len(ends),
+                infos={name: np.append(values, values[-1]) for name, values in labels.items()}
+                if world.num_subgoals
+                else None,
             )  # fmt: skip
         )
-    settings = stored.manifest["world"]
-    env = gym.make(stored.manifest["environment"], **settings)
     dataset = minari.create_dataset_from_buffers(
-        dataset_id=options.minari, buffer=episodes, env=env, algorithm_name="guided PPO expert",
-        description="ant-pinpad demonstrations",
+        dataset_id=options.minari, buffer=episodes, env=env, description=f"demonstrations in {world.id}, by irl_ray",
     )  # fmt: skip
     print(f"{options.minari}: {dataset.total_episodes} trajectories, {dataset.total_steps} steps")
     return 0
+
+
+def _stacked(space: gym.Space, values: Iterable[Any]) -> Any:
+    """One array of all values, or one for each part of a `Dict` or `Tuple`."""
+    values = list(values)
+    return concatenate(space, values, create_empty_array(space, len(values)))

@@ -86,6 +86,9 @@ class GymWorld(World):
             raise UserError(f"observation of shape {observation.shape}: expected {space.shape}")
         return read_as(space)[1](observation)
 
+    def shown(self, observation: np.ndarray) -> Any:
+        return read_as(self._spaces[0])[2](observation)
+
     def act(self, action: np.ndarray) -> Any:
         return act_as(self._spaces[1])[1](action)
 

@@ -13,8 +13,8 @@ from irl_ray.errors import UserError
 SMALL = 16  # cells along a side up to which an array of bytes is taken for symbols and not for a picture
 
 
-def read_as(space: gym.Space) -> tuple[gym.Space, Callable[[np.ndarray], np.ndarray]]:
-    """The space that models read for observations of a space, and the function that takes them there.
+def read_as(space: gym.Space) -> tuple[gym.Space, Callable[[Any], np.ndarray], Callable[[np.ndarray], Any]]:
+    """The space that models read for observations of a space, the function that takes them there, and the way back.
 
     | observations | read as |
     |---|---|
@@ -25,30 +25,49 @@ def read_as(space: gym.Space) -> tuple[gym.Space, Callable[[np.ndarray], np.ndar
     Raises:
         UserError: if models cannot read them.
     """
+    whole = isinstance(space, gym.spaces.Box) and np.issubdtype(space.dtype, np.integer)
     if isinstance(space, gym.spaces.Discrete):
-        return gym.spaces.MultiDiscrete([space.n]), lambda x: np.asarray(x, np.int64).reshape(1) - space.start
-    if isinstance(space, gym.spaces.MultiBinary):
-        return gym.spaces.MultiDiscrete(np.full(int(np.prod(space.shape)), 2)), _flat(np.int64)
-    if isinstance(space, gym.spaces.MultiDiscrete):
-        start = space.start.flatten()
-        return gym.spaces.MultiDiscrete(space.nvec.flatten()), lambda x: np.asarray(x, np.int64).flatten() - start
-    if isinstance(space, gym.spaces.Box) and np.issubdtype(space.dtype, np.integer):
-        if space.dtype == np.uint8 and len(space.shape) == 3 and max(space.shape[:2]) > SMALL:
-            return space, lambda x: np.asarray(x)
-        low, high = (bound.astype(np.int64).flatten() for bound in (space.low, space.high))
-        if (high - low).max() >= 2**16:
-            raise UserError(f"observation space {space}: whole numbers of more than {2**16} values cannot be read")
-        return gym.spaces.MultiDiscrete(high - low + 1), lambda x: np.asarray(x, np.int64).flatten() - low
+        counted = gym.spaces.MultiDiscrete([space.n])
+        return counted, lambda x: np.asarray(x, np.int64).reshape(1) - space.start, lambda x: x[0] + space.start
+    if whole and space.dtype == np.uint8 and len(space.shape) == 3 and max(space.shape[:2]) > SMALL:
+        return space, np.asarray, np.asarray
+    if isinstance(space, gym.spaces.MultiDiscrete | gym.spaces.MultiBinary) or whole:
+        counts, start = _counted(space)
+        return (
+            gym.spaces.MultiDiscrete(counts.flatten()),
+            lambda x: (np.asarray(x, np.int64) - start).flatten(),
+            lambda x: (np.reshape(x, space.shape) + start).astype(space.dtype),
+        )
     if isinstance(space, gym.spaces.Box):
-        return gym.spaces.Box(-np.inf, np.inf, (int(np.prod(space.shape)),), np.float32), _flat(np.float32)
+        numbers = gym.spaces.Box(-np.inf, np.inf, (int(np.prod(space.shape)),), np.float32)
+        return (
+            numbers,
+            lambda x: np.asarray(x, np.float32).flatten(),
+            lambda x: x.reshape(space.shape).astype(space.dtype),
+        )
     try:
         flat = gym.spaces.flatten_space(space)
     except NotImplementedError:
         flat = None
     if not isinstance(flat, gym.spaces.Box):
         raise UserError(f"observation space {space}: cannot be read; wrap the environment so that it tells less")
-    as_numbers = gym.spaces.Box(-np.inf, np.inf, flat.shape, np.float32)
-    return as_numbers, lambda x: gym.spaces.flatten(space, x).astype(np.float32)
+    return (
+        gym.spaces.Box(-np.inf, np.inf, flat.shape, np.float32),
+        lambda x: gym.spaces.flatten(space, x).astype(np.float32),
+        lambda x: gym.spaces.unflatten(space, x.astype(flat.dtype)),
+    )
+
+
+def _counted(space: gym.Space) -> tuple[np.ndarray, np.ndarray]:
+    """How many values each entry of a space of whole numbers has, and the first of them."""
+    if isinstance(space, gym.spaces.MultiDiscrete):
+        return space.nvec, space.start
+    if isinstance(space, gym.spaces.MultiBinary):
+        return np.full(space.shape, 2), np.zeros(space.shape, np.int64)
+    low, high = (bound.astype(np.int64) for bound in (space.low, space.high))
+    if (high - low).max() >= 2**16:
+        raise UserError(f"observation space {space}: whole numbers of more than {2**16} values cannot be read")
+    return high - low + 1, low
 
 
 def act_as(space: gym.Space) -> tuple[gym.Space, Callable[[np.ndarray], Any], Callable[[np.ndarray], np.ndarray]]:
@@ -68,8 +87,7 @@ def act_as(space: gym.Space) -> tuple[gym.Space, Callable[[np.ndarray], Any], Ca
         start = int(space.start)
         return gym.spaces.Discrete(space.n), lambda a: int(a) + start, lambda a: np.asarray(a) - start
     if isinstance(space, gym.spaces.MultiDiscrete | gym.spaces.MultiBinary):
-        binary = isinstance(space, gym.spaces.MultiBinary)
-        counts, start = (np.full(space.shape, 2), 0) if binary else (space.nvec, space.start)
+        counts, start = _counted(space)
         return (
             gym.spaces.MultiDiscrete(counts.flatten()),
             lambda a: (np.reshape(a, space.shape) + start).astype(space.dtype),
@@ -82,7 +100,3 @@ def act_as(space: gym.Space) -> tuple[gym.Space, Callable[[np.ndarray], Any], Ca
             lambda a: np.asarray(a).reshape(len(a), -1),
         )
     raise UserError(f"action space {space}: expected Discrete, MultiDiscrete, MultiBinary, or a Box of floats")
-
-
-def _flat(dtype: type) -> Callable[[np.ndarray], np.ndarray]:
-    return lambda x: np.asarray(x, dtype).flatten()

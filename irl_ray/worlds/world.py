@@ -237,6 +237,10 @@ class World:
         """
         raise NotImplementedError
 
+    def single(self) -> gym.Env:
+        """One copy of the environment, as Gymnasium makes it."""
+        return gym.make(self.id, **self.settings)
+
     def drawn_row(self) -> Any:
         """One row that can be drawn (`frame`)."""
         return self.rows(1)
@@ -247,6 +251,10 @@ class World:
         Raises:
             UserError: if it is no observation of this world.
         """
+        return observation
+
+    def shown(self, observation: np.ndarray) -> Any:
+        """What models read -> as the environment tells it: the way back of `view`, where nothing is lost in it."""
         return observation
 
     def act(self, action: np.ndarray) -> Any:
