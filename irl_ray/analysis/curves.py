@@ -53,10 +53,10 @@ def draw(groups: dict[str, list[Curve]], out: Path) -> str:
     plt = figure_module(out)
     figure, axes = plt.subplots(figsize=(6, 3.6), constrained_layout=True)
     rows, table = [], []
-    for (label, runs), colour, style in zip(groups.items(), GREYS, STYLES):
+    for (label, runs), shade, style in zip(groups.items(), GREYS, STYLES):
         grid, (low, median, high) = quartiles(runs)
-        axes.fill_between(grid, low, high, color=colour, alpha=0.2, linewidth=0)
-        axes.plot(grid, median, style, color=colour, label=f"{label} ({len(runs)} run{'s' * (len(runs) > 1)})")
+        axes.fill_between(grid, low, high, color=shade, alpha=0.2, linewidth=0)
+        axes.plot(grid, median, style, color=shade, label=f"{label} ({len(runs)} run{'s' * (len(runs) > 1)})")
         rows += [(label, *row) for row in zip(grid, low, median, high)]
         table.append(f"{label:<24}{len(runs):>3} runs  {grid[-1]:>9.0f} episodes  "
                      f"success {median[-1]:.3f} ({low[-1]:.3f} to {high[-1]:.3f})\n")  # fmt: skip

@@ -51,7 +51,7 @@ class Drawn:
 
 
 def _looks() -> Iterator[tuple[str, Any, str]]:
-    """A colour, a line style and a marker for one line after another."""
+    """A shade, a line style and a marker for one line after another."""
     return zip(cycle(COLOURS), cycle(STYLES), cycle(MARKERS))
 
 
@@ -81,11 +81,11 @@ def probe_by_layer(plt: Any, results: Results) -> Drawn | None:
         return None
     figure, axes = plt.subplots(figsize=(6, 3.6), layout="constrained")
     rows, words = [], []
-    for analysis, (colour, style, marker) in zip(found, _looks()):
+    for analysis, (shade, style, marker) in zip(found, _looks()):
         layers = range(len(analysis["accuracy"]))
         label = _label(analysis)
-        axes.plot(layers, analysis["accuracy"], linestyle=style, color=colour, marker=marker, label=label)
-        axes.axhline(analysis["chance"], color=colour, linewidth=0.7, linestyle=style, alpha=0.6)
+        axes.plot(layers, analysis["accuracy"], linestyle=style, color=shade, marker=marker, label=label)
+        axes.axhline(analysis["chance"], color=shade, linewidth=0.7, linestyle=style, alpha=0.6)
         late = analysis["accuracy_late"]
         rows += [(label, n, a, b, analysis["chance"]) for n, a, b in zip(layers, analysis["accuracy"], late)]
         best = int(np.argmax(analysis["accuracy"]))
@@ -131,10 +131,10 @@ def control_by_layer(plt: Any, results: Results) -> Drawn | None:
         return None
     figure, panels = plt.subplots(1, 2, figsize=(8.4, 3.4), layout="constrained", sharey=True)
     rows, words = [], []
-    for analysis, (colour, style, marker) in zip(found, _looks()):
+    for analysis, (shade, style, marker) in zip(found, _looks()):
         label = f"{_label(analysis)}, {'full' if analysis['rank'] is None else 'rank ' + str(analysis['rank'])}"
         for panel, name in zip(panels, ("success", "success_training_tasks")):
-            panel.plot(analysis["layers"], analysis[name], linestyle=style, color=colour, marker=marker, label=label)
+            panel.plot(analysis["layers"], analysis[name], linestyle=style, color=shade, marker=marker, label=label)
         both = zip(analysis["layers"], analysis["success"], analysis["success_training_tasks"])
         rows += [(label, *row) for row in both]
         best = int(np.argmax(analysis["success"]))
@@ -323,10 +323,10 @@ def learning_curves(plt: Any, results: Results) -> Drawn | None:
     )
     rows, words = [], []
     for panel, (world, groups) in zip(panels[0], worlds):
-        for (label, trials), (colour, style, _) in zip(best_variants(groups).items(), _looks()):
+        for (label, trials), (shade, style, _) in zip(best_variants(groups).items(), _looks()):
             grid, (low, median, high) = quartiles([t.learning_curve for t in trials])
-            panel.fill_between(grid, low, high, color=colour, alpha=0.2, linewidth=0)
-            panel.plot(grid, median, linestyle=style, color=colour, label=f"{label} ({len(trials)})")
+            panel.fill_between(grid, low, high, color=shade, alpha=0.2, linewidth=0)
+            panel.plot(grid, median, linestyle=style, color=shade, label=f"{label} ({len(trials)})")
             rows += [(world, label, *row) for row in zip(grid, low, median, high)]
         panel.set(xlabel="episodes", title=world, ylim=(-0.02, 1))
         panel.title.set_fontsize(9)
@@ -398,12 +398,12 @@ def sweep_figure(
         figure, panels = plt.subplots(1, len(metrics), **shape)
         rows = []
         for panel, (metric, ylabel) in zip(panels[0], metrics.items()):
-            for (name, trials), (colour, style, marker) in zip(groups.items(), _looks()):
+            for (name, trials), (shade, style, marker) in zip(groups.items(), _looks()):
                 x = np.array([t.params[key] for t in trials], float)
                 y = np.array([t.metrics[metric] for t in trials])
                 values = sorted(set(x))
-                panel.plot(x, y, marker, color=colour, markersize=4, alpha=0.6, fillstyle="none")
-                panel.plot(values, [np.median(y[x == v]) for v in values], linestyle=style, color=colour, label=name)
+                panel.plot(x, y, marker, color=shade, markersize=4, alpha=0.6, fillstyle="none")
+                panel.plot(values, [np.median(y[x == v]) for v in values], linestyle=style, color=shade, label=name)
                 rows += [(name, metric, v, t.params.get("seed"), value) for v, value, t in zip(x, y, trials)]
             if log:
                 panel.set_xscale("log")
@@ -456,11 +456,11 @@ def goals_figure(key: str, xlabel: str, symlog: float | None = None) -> Callable
         x = np.array([t.params[key] for t in trials], float)
         values, rows = sorted(set(x)), []
         for panel, (title, metrics) in zip(panels, _GOALS.items()):
-            for (label, metric), (colour, style, marker) in zip(metrics.items(), _looks()):
+            for (label, metric), (shade, style, marker) in zip(metrics.items(), _looks()):
                 y = np.array([t.metrics[metric] for t in trials])
                 middle = [np.median(y[x == v]) for v in values]
-                panel.plot(x, y, marker, color=colour, markersize=4, alpha=0.6, fillstyle="none")
-                panel.plot(values, middle, linestyle=style, color=colour, label=label)
+                panel.plot(x, y, marker, color=shade, markersize=4, alpha=0.6, fillstyle="none")
+                panel.plot(values, middle, linestyle=style, color=shade, label=label)
                 rows += [(metric, v, t.params.get("seed"), value) for v, value, t in zip(x, y, trials)]
             panel.set(xlabel=xlabel, title=title, ylim=(0, None if "" in metrics else 1.03))
             if symlog:
@@ -492,9 +492,9 @@ def learning_rates(plt: Any, results: Results) -> Drawn | None:
         return None
     figure, axes = plt.subplots(figsize=(5.4, 3.4), layout="constrained")
     rows, words = [], []
-    for (name, trials), (colour, style, marker) in zip(groups.items(), _looks()):
+    for (name, trials), (shade, style, marker) in zip(groups.items(), _looks()):
         points = sorted((t.params["lr"], final_success(t), t.curve[-1][0]) for t in trials)
-        axes.plot(*zip(*[p[:2] for p in points]), linestyle=style, color=colour, marker=marker, label=name)
+        axes.plot(*zip(*[p[:2] for p in points]), linestyle=style, color=shade, marker=marker, label=name)
         rows += [(name, *point) for point in points]
         best = max(points, key=lambda p: p[1])
         words.append(f"{name}: best {best[1]:.3f} at {best[0]:g} after {best[2]:.0f} episodes")

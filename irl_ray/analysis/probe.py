@@ -57,7 +57,7 @@ class SubgoalReadings:
     Attributes:
         log_prob: [L+1, n, subgoals], log-probabilities of every subgoal by layer.
         subgoal: int64 [n], the true ones.
-        late: bool [n], steps after the subgoal's first colour or, where it is one colour, after ten steps.
+        late: bool [n], steps after the subgoal's first leg or, where it is one leg, after ten steps.
         since: int64 [n], steps since the subgoal's first.
     """
 

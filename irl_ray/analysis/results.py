@@ -63,12 +63,12 @@ class TrialResult:
 
     @property
     def world(self) -> str:
-        """ "ant" or "gridworld", and the preset where it is not the small one, such as "gridworld, medium"; of other
-        worlds the id."""
+        """The world's title, and the preset where it is not the small one, such as "gridworld, medium"; of worlds that
+        are not in this package the id, since a record should import nothing."""
         env = str(self.params.get("env", worlds.DEFAULT_ID))
         if not env.startswith("irl_ray/"):
             return env
-        name = "ant" if "Ant" in env else "gridworld"
+        name = worlds.find(env).title
         preset = self.params.get("env_config.preset", self.params.get("preset"))
         return f"{name}, {preset}" if preset in LARGER else name
 

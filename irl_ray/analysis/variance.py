@@ -51,7 +51,7 @@ def held_walks(
     """Walks of `steps` steps without a task, each under one code, or without codes.
 
     Returns:
-        Observations [N, n, ...], actions [N, n, ...], colours entered [N, n] (-1 for none), steps until the
+        Observations [N, n, ...], actions [N, n, ...], targets entered [N, n] (-1 for none), steps until the
         walk ended by itself [N] (n if it did not), and the residual stream e_l at the start [N, d].
     """
     base, meta = agent.base, agent.metacontroller
@@ -91,7 +91,7 @@ def variance_by_steps(
 ) -> dict[str, list[float]]:
     """Statistics of internal and raw policy gradients when a decision's effect lasts n raw steps.
 
-    The return is 1 if `target` is the first colour entered within n steps. Internal RL's policy is a
+    The return is 1 if `target` is the first target entered within n steps. Internal RL's policy is a
     fresh one, close to the prior; raw RL's is the base model itself; both act at temperature 1.
 
     Returns:
@@ -118,9 +118,9 @@ def variance_by_steps(
         return score_of(base.actions.log_prob(inputs, action[row : row + 1, :length]).sum(), base)
 
     base.requires_grad_(True)
-    for name, score, colours in (("internal", internal, entered), ("raw", raw, entered_raw)):
+    for name, score, reached in (("internal", internal, entered), ("raw", raw, entered_raw)):
         for length in lengths:
-            returns = first_is(colours[:, :length], target)
+            returns = first_is(reached[:, :length], target)
             advantages = (returns - returns.mean()) / (returns.std() + 1e-3)
             scores = (score(row, length) for row in range(episodes))
             found = {"return": float(returns.mean()), **gradient_statistics(scores, advantages.tolist())}
@@ -131,6 +131,6 @@ def variance_by_steps(
 
 
 def first_is(entered: np.ndarray, target: int) -> np.ndarray:
-    """float [N]: 1 where the first colour entered, of [N, n], is `target`."""
+    """float [N]: 1 where the first target entered, of [N, n], is `target`."""
     first = entered[np.arange(len(entered)), (entered >= 0).argmax(1)]
     return (first == target).astype(float)

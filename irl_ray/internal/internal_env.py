@@ -36,7 +36,7 @@ class RawStep(NamedTuple):
     truncated: np.ndarray
     success: np.ndarray
     beta: np.ndarray
-    entered: np.ndarray  # the colour whose cell was entered, -1 for none
+    entered: np.ndarray  # the target that was entered, -1 for none
 
 
 class InternalVectorEnv(gym.vector.VectorEnv):

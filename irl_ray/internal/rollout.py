@@ -20,8 +20,8 @@ Steer = Callable[[Tensor, dict[str, Any]], Tensor]
 
 @dataclass
 class RolloutSummary:
-    """Outcome of complete episodes: success, colours visited in order, steps, each [episodes]; and
-    the colours that were entered, in order, for each episode."""
+    """Outcome of complete episodes: success, legs done, steps, each [episodes]; and the targets that were entered, in
+    order, for each episode."""
 
     success: np.ndarray
     legs: np.ndarray

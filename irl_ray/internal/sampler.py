@@ -36,7 +36,7 @@ class Episode:
         terminated: whether it ended by itself; else the horizon cut it.
         success: whether the task was done.
         raw_steps: environment steps taken.
-        legs: colours visited in order.
+        legs: of the task that were done.
     """
 
     observation: np.ndarray

@@ -113,8 +113,8 @@ class DiscoverConfig(CodesConfig):
             the past begins.
         cuts: at how many steps of such a trajectory.
         turned_summaries: whether the summary, and it alone, reads each walk turned or mirrored at random as it is
-            learned from (ours; False in the paper): of the future a code can then say what a pin-pad's symmetries leave
-            as it is, such as colours, but no places.
+            learned from (ours; False in the paper): of the future a code can then say what a world's symmetries leave
+            as it is, such as what is reached, but no places.
         alpha_hold: share of the run during which α is zero.
         alpha_ramp: share of the run at whose end α has grown, linearly, to its full value.
         switch_cost: nats that a switch costs, beside those of the actions (ours; 0 in the paper, where a closed switch

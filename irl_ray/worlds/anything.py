@@ -47,7 +47,7 @@ class GymWorld(World):
 
     @property
     def title(self) -> str:
-        return self.id.rpartition(":")[2].rpartition("/")[2]
+        return GymKind(self.id).title
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -112,6 +112,10 @@ class GymKind:
 
     id: str
     presets = GymWorld.presets
+
+    @property
+    def title(self) -> str:
+        return self.id.rpartition(":")[2].rpartition("/")[2]
 
     def of(self, settings: Mapping[str, Any], where: str = "env_config") -> GymWorld:
         """The world that settings describe: the horizon, where the environment has none, and the environment's own."""
