@@ -28,6 +28,9 @@ from irl_ray.models.actions import SeveralCategoricalActions
 from irl_ray.models.contract import broken_promises
 from irl_ray.models.sequence_model import BaseModel, Block, SequenceModel, SequenceModelConfig, model_config, new_base
 from irl_ray.models.terms import observation_term
+from irl_ray.phases.discover import discover_config
+from irl_ray.phases.pretrain import pretrain_config
+from irl_ray.phases.training import steps_for
 from irl_ray.rllib.modules import distribution_of
 from irl_ray.worlds.anything import GymWorld
 from irl_ray.worlds.spaces import act_as, read_as
@@ -309,7 +312,7 @@ def test_an_environment_without_an_end_needs_a_horizon():
 def test_the_three_phases_run_in_a_world_of_others(bells, base, tmp_path):
     """Gates with labels; weights that load, act, and know their world; nothing is trained that should be frozen."""
     told = base.metrics["pretrain"]
-    assert {"eval/action_nll", "probe_accuracy/layer_1", "control_success/layer_1"} <= told.keys()
+    assert {"eval/action_nll", "probe_accuracy/layer_1", "control_success/layer_0"} <= told.keys()
     before = weights.fingerprint(base.base)
     found = irl_ray.discover(base, bells / "data" / "bells", steps=6, batch_size=16, length_groups=2,
                              clean_slate=True, metacontroller={"layer": 0}, post_task={"orders": [[0, 3, 2, 1]]},
@@ -370,6 +373,20 @@ def test_the_phases_run_where_actions_are_several_choices(tmp_path):
     assert episodes[0].action.shape == (len(episodes[0].action), 2) and max(e.action.max() for e in episodes) == 1
     agent, (observation, _) = irl_ray.load_agent(found.save(tmp_path / "found")), env.reset(seed=0)
     assert env.action_space.contains(agent.act(observation))
+
+
+def test_what_is_not_said_follows_from_the_demonstrations(bells):
+    """A world and its demonstrations are enough of a file; steps go over them so many times, within bounds."""
+    told = {"env": ENV, "data": str(bells / "data" / "bells")}  # of 120 episodes
+    config = pretrain_config(told)
+    assert (config.steps, config.batch_size, config.window_share) == (1000, 64, 0.7)
+    assert pretrain_config(told | {"steps": 7}).steps == 7
+    assert steps_for({**told, "batch_size": 2}, 24) == 1440 and steps_for({**told, "batch_size": 1}, 96) == 10_000
+    found = discover_config(told | {"base": "somewhere", "metacontroller": {"layer": 1}})
+    assert (found.steps, found.clean_slate, found.metacontroller.layer) == (1000, True, 1)
+    assert found.metacontroller.switch == "gumbel"  # of a mapping only what is named changes
+    with pytest.raises(UserError, match="manifest.json: missing"):
+        pretrain_config(told | {"data": "nowhere"})
 
 
 def test_without_labels_their_gates_are_left_out(bells, base):
@@ -479,8 +496,8 @@ def test_clean_slates_are_refused_where_the_embedding_tells_positions(bells, tmp
     base = irl_ray.pretrain(ENV, bells / "data" / "bells", model=GPT2, steps=1, batch_size=16, gate_episodes=16)
     plain = {"steps": 1, "batch_size": 16, "length_groups": 2, "gate_episodes": 16, "metacontroller": {"layer": 0}}
     with pytest.raises(UserError, match="positions"):
-        irl_ray.discover(base, bells / "data" / "bells", clean_slate=True, **plain)
-    found = irl_ray.discover(base, bells / "data" / "bells", **plain)
+        irl_ray.discover(base, bells / "data" / "bells", **plain)
+    found = irl_ray.discover(base, bells / "data" / "bells", clean_slate=False, **plain)
     with pytest.raises(UserError, match="positions"):
         InternalVectorEnv(found, found.world, 2, clean_slate=True)
 

@@ -166,7 +166,8 @@ def read_manifest(folder: str | os.PathLike[str]) -> dict[str, Any]:
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise UserError(f"{path}: missing; expected a folder that `irl-ray collect` made") from None
+        made = "`irl-ray collect` or `irl-ray data import`"
+        raise UserError(f"{path}: missing; expected a folder that {made} made") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not readable as JSON ({error})") from None
     if not isinstance(manifest, dict) or manifest.get("schema") != SCHEMA:

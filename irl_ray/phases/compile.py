@@ -29,8 +29,10 @@ from irl_ray.models.segmenter import Segmentation, SegmenterConfig, gumbel_noise
 from irl_ray.models.sequence_model import SequenceModelConfig
 from irl_ray.models.weights import Artefact, new_segmenter
 from irl_ray.phases.discover import CodesConfig, code_gates
-from irl_ray.phases.training import Phase, check_usable
+from irl_ray.phases.training import Phase, check_usable, steps_for
 from irl_ray.seeding import torch_seed
+
+PASSES = 16  # over stored demonstrations, where nothing says how many steps to take
 
 
 @dataclass
@@ -56,6 +58,7 @@ class CompileConfig(CodesConfig):
 def compile_config(values: dict) -> CompileConfig:
     """Typed settings from a mapping with an optional `preset` and `env`; presets are discovery's."""
     _, settings = worlds.with_phase_preset("compile", values)
+    settings.setdefault("steps", steps_for(settings, PASSES))
     return build(CompileConfig, settings, "config")
 
 

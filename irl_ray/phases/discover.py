@@ -38,8 +38,10 @@ from irl_ray.models.sequence_model import new_base
 from irl_ray.models.steering import check_slate, found_codes, steered_log_prob
 from irl_ray.models.weights import Artefact
 from irl_ray.phases.hindsight import OutcomeTeacher, TeacherConfig
-from irl_ray.phases.training import OptimizerConfig, Phase, check_usable
+from irl_ray.phases.training import OptimizerConfig, Phase, check_usable, steps_for
 from irl_ray.seeding import torch_seed
+
+PASSES = 16  # over stored demonstrations, where nothing says how many steps to take
 
 
 @dataclass
@@ -172,6 +174,7 @@ class DiscoverConfig(CodesConfig):
 def discover_config(values: dict) -> DiscoverConfig:
     """Typed settings from a mapping with an optional `preset` and `env`."""
     _, settings = worlds.with_phase_preset("discover", values)
+    settings.setdefault("steps", steps_for(settings, PASSES))
     return build(DiscoverConfig, settings, "config")
 
 

@@ -8,6 +8,7 @@ import os
 import time
 from abc import ABC, abstractmethod
 from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,6 +17,7 @@ import torch
 from torch import distributed, nn
 
 from irl_ray.config import check_at_least, to_plain
+from irl_ray.data.shards import read_manifest
 from irl_ray.data.trajectories import Trajectories
 from irl_ray.errors import UserError
 from irl_ray.models import weights
@@ -54,6 +56,19 @@ class OptimizerConfig:
         if self.schedule == "constant":
             return self.learning_rate * warm
         return self.learning_rate * warm * 0.5 * (1 + math.cos(math.pi * min(1.0, step / steps)))
+
+
+def steps_for(values: Mapping[str, Any], passes: int, fewest: int = 1000, most: int = 10_000) -> int:
+    """Optimiser steps that go over the stored demonstrations so many times: what a phase takes where its file and its
+    world's presets say nothing.
+
+    Args:
+        values: settings of the phase, `data` and `batch_size` among them.
+        passes: over the demonstrations.
+        fewest, most: steps that it is worth starting for, and that a new world is first tried with.
+    """
+    kept = read_manifest(values["data"]).get("kept", 0) if values.get("data") else 0
+    return min(max(round(passes * kept / values.get("batch_size", 64)), fewest), most)
 
 
 def check_usable(device: str) -> None:

@@ -20,6 +20,40 @@ from irl_ray.worlds.world import World
 
 SUCCESS = ("success", "is_success")  # keys of an environment's info
 
+# What found goals in a world that nobody had looked at before (docs/worlds.md). Steps follow from the demonstrations,
+# `phases.training.steps_for`, where they are not given.
+TINY = {"steps": 20, "batch_size": 8}
+PRETRAIN = {
+    "tiny": TINY,
+    "small": {
+        "model": {"width": 64, "layers": 3, "heads": 4, "mlp": 128},
+        "optimizer": {"learning_rate": 4e-3, "schedule": "cosine", "warmup_steps": 100},
+        "window_share": 0.7,
+        "observation_weight": 0.0,
+        "batch_size": 64,
+        "control_rank": None,
+        "control_steps": 300,
+        "control_layers": [0],
+        "gate_episodes": 512,
+    },
+}
+DISCOVER = {
+    "tiny": TINY,
+    "small": {
+        "metacontroller": {
+            "layer": 0, "rank": None, "controller_scale": 1.0, "decoder_hidden": None, "switch": "gumbel",
+        },
+        "optimizer": {"learning_rate": 5e-3, "schedule": "cosine"},
+        "clean_slate": True,
+        "alpha": 0.1,
+        "alpha_hold": 0.3,
+        "alpha_ramp": 0.8,
+        "batch_size": 64,
+        "gate_episodes": 512,
+    },
+}  # fmt: skip
+COMPILE = {"tiny": TINY, "small": {"batch_size": 64, "gate_episodes": 512}}
+
 
 @dataclass(frozen=True)
 class GymWorld(World):
@@ -38,12 +72,7 @@ class GymWorld(World):
     num_subgoals: int = 0
     options: Mapping[str, Any] = field(default_factory=dict)
 
-    presets = {
-        "world": {},
-        "pretrain": {"tiny": {"steps": 20, "batch_size": 8}, "small": {}},
-        "discover": {"tiny": {"steps": 20, "batch_size": 8}, "small": {}},
-        "compile": {"tiny": {"steps": 20, "batch_size": 8}, "small": {}},
-    }
+    presets = {"world": {}, "pretrain": PRETRAIN, "discover": DISCOVER, "compile": COMPILE}
 
     @property
     def title(self) -> str:
