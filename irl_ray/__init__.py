@@ -6,12 +6,16 @@
 from __future__ import annotations
 
 import importlib
+import warnings
 from typing import Any
 
 import irl_ray.internal  # noqa: F401  and the internal one
 import irl_ray.worlds.babyai  # noqa: F401
 import irl_ray.worlds.ogbench  # noqa: F401
 import irl_ray.worlds.pinpad  # noqa: F401  registers the environments with Gymnasium
+
+# RLlib imports dm_control where that is installed, which tries for a screen and tells that there is none.
+warnings.filterwarnings("ignore", message=".*DISPLAY environment variable is missing")
 
 __version__ = "0.1.0"
 

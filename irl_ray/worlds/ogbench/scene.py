@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator, Sequence
 from functools import cache
 from itertools import pairwise, product
@@ -16,13 +15,11 @@ from irl_ray.data.imports import Episode
 from irl_ray.errors import UserError
 
 try:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # dm_control tries for a screen and tells that there is none
-        from ogbench.manipspace.envs.scene_env import SceneEnv
-        from ogbench.manipspace.oracles.plan.button_plan import ButtonPlanOracle
-        from ogbench.manipspace.oracles.plan.drawer_plan import DrawerPlanOracle
-        from ogbench.manipspace.oracles.plan.plan_oracle import PlanOracle
-        from ogbench.manipspace.oracles.plan.window_plan import WindowPlanOracle
+    from ogbench.manipspace.envs.scene_env import SceneEnv
+    from ogbench.manipspace.oracles.plan.button_plan import ButtonPlanOracle
+    from ogbench.manipspace.oracles.plan.drawer_plan import DrawerPlanOracle
+    from ogbench.manipspace.oracles.plan.plan_oracle import PlanOracle
+    from ogbench.manipspace.oracles.plan.window_plan import WindowPlanOracle
 except ImportError:
     raise UserError("irl_ray/SceneChain-v0 needs OGBench: pip install 'irl_ray[ogbench]'") from None
 
