@@ -9,7 +9,13 @@ import pytest
 import torch
 from conftest import make_agent
 
-from irl_ray.analysis.codes import codes_of, switch_alignment
+from irl_ray.analysis.codes import (
+    alignment_and_meaning,
+    code_meaning,
+    codes_of,
+    subgoal_starts,
+    switch_alignment,
+)
 from irl_ray.analysis.control import SubgoalControllers
 from irl_ray.analysis.probe import probe_accuracy
 from irl_ray.data.trajectories import random_starts
@@ -315,6 +321,25 @@ def test_discovery_goes_on_from_a_metacontroller(tiny_weights):
         discover(tiny_weights, start_from=str(tiny_weights), metacontroller=shape | {"code_size": 3})
 
 
+def test_every_step_has_noise_and_windows_of_its_own(tiny_weights):
+    found, seen = discover(tiny_weights), []
+    base = Pretrain(pretrain_config({"preset": "tiny", "window_share": 0.5}))
+    for _ in range(3):
+        found.accumulate_gradients()
+        base.accumulate_gradients()
+        seen.append((found._noise.initial_seed(), base._windows.initial_seed()))
+        found.step_number += 1
+        base.step_number += 1
+    assert all(len(set(seeds)) == 3 for seeds in zip(*seen))
+
+
+def test_gates_see_demonstrations_whose_ties_are_broken_as_those_learned_from(tiny_weights):
+    for ties in ("free", "rule"):
+        held = discover(tiny_weights, ties=ties)._held_out()
+        random = torch.Generator().manual_seed(torch_seed(0, "discover", "gates"))
+        assert torch.equal(held.action, GridworldExpert(held.world, ties=ties).sample(len(held), random).action)
+
+
 def test_gates_on_the_way_do_not_disturb_training(tiny_weights):
     """The same weights with and without them, and a score between 0 and 1 at each report."""
     ends = []
@@ -466,6 +491,26 @@ def test_alignment_by_hand():
     assert switch_alignment(at(3, 4), at(3), at())["switch_precision"] == 0.5
     assert switch_alignment(at(3, 10), at(3), at(10))["switch_precision"] == 1.0
     assert switch_alignment(at(), at(3), at())["switch_recall"] == 0.0
+
+
+def test_the_forced_first_switch_is_no_hit_and_no_miss(tiny_world):
+    """It counts as a switch of the episode, and is left out where switches are compared with changes of subgoal."""
+    batch = GridworldExpert(tiny_world).sample(16, torch.Generator().manual_seed(0))
+    change = torch.from_numpy(subgoal_starts(batch)[0])
+    code = torch.randn(*batch.mask.shape, 3, generator=torch.Generator().manual_seed(1))
+    for beta in (change.float(), change.float().index_fill(1, torch.tensor([0]), 1.0)):
+        told = alignment_and_meaning(beta, code, batch, tolerance=0)
+        assert told["switch_precision"] == told["switch_f1"] == 1.0
+        assert told["switches_per_episode"] == told["subgoals_per_episode"] > 1
+
+
+def test_places_are_read_off_codes_on_walks_that_were_not_fitted(tiny_world):
+    """Codes of noise with many numbers fit what they were fitted to, and tell nothing; places themselves tell all."""
+    batch = GridworldExpert(tiny_world).sample(16, torch.Generator().manual_seed(0))
+    noise = torch.randn(*batch.mask.shape, 40, generator=torch.Generator().manual_seed(1))
+    assert code_meaning(noise, batch)["code_location_r2"] < 0
+    places = batch.world.places(batch).float()
+    assert code_meaning(places, batch)["code_location_r2"] == pytest.approx(1.0, abs=1e-4)
 
 
 def test_target_cell_is_where_the_leg_ends(tiny_world):
