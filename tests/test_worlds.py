@@ -33,6 +33,7 @@ from irl_ray.phases.pretrain import pretrain_config
 from irl_ray.phases.training import steps_for
 from irl_ray.rllib.modules import distribution_of
 from irl_ray.worlds.anything import GymWorld
+from irl_ray.worlds.chains import ORDERS
 from irl_ray.worlds.spaces import act_as, read_as
 
 PACKAGE = Path(irl_ray.__file__).parent
@@ -566,7 +567,7 @@ BALLS = "irl_ray/BabyAIChain-v0"
 def test_babyais_bot_picks_up_the_balls_in_order(tmp_path, capsys):
     """Replayed with the same seed its actions succeed; no chain has a change that is left for later."""
     pytest.importorskip("minigrid")
-    from irl_ray.worlds.babyai.chain import ORDERS, BallChain, demonstrate
+    from irl_ray.worlds.babyai.chain import BallChain, demonstrate
 
     assert len(ORDERS) == 20 and not {pair for order in ORDERS for pair in pairwise(order)} & {(0, 1), (1, 2), (2, 3)}
     env, done = BallChain(), 0
@@ -666,7 +667,7 @@ def test_a_room_is_remembered_as_it_was_last_seen():
 def test_ogbenchs_oracles_toggle_things_in_order():
     """Replayed in another copy their actions succeed, and end at the first thing where another was asked for."""
     pytest.importorskip("ogbench")
-    from irl_ray.worlds.ogbench.scene import ORDERS, SceneChain, demonstrate
+    from irl_ray.worlds.ogbench.scene import SceneChain, demonstrate
 
     assert len(ORDERS) == 20 and not {pair for order in ORDERS for pair in pairwise(order)} & {(0, 1), (1, 2), (2, 3)}
     asked, replayed, wrong = SceneChain(), SceneChain(), SceneChain()

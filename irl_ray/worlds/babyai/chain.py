@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from itertools import pairwise, product
 from typing import Any
 
 import gymnasium as gym
@@ -11,6 +10,7 @@ import numpy as np
 
 from irl_ray.data.imports import Episode
 from irl_ray.errors import UserError
+from irl_ray.worlds.chains import ORDERS, successes
 
 try:
     from minigrid.core.constants import COLOR_TO_IDX, OBJECT_TO_IDX, STATE_TO_IDX
@@ -22,10 +22,6 @@ except ImportError:
     raise UserError("irl_ray/BabyAIChain-v0 needs MiniGrid: pip install 'irl_ray[babyai]'") from None
 
 COLOURS = ("red", "green", "blue", "yellow")
-UNSEEN = {(0, 1), (1, 2), (2, 3)}  # transitions that no demonstration shows; 0-1-2-3 is made of them
-ORDERS = tuple(
-    order for order in product(range(4), repeat=3) if all(a != b and (a, b) not in UNSEEN for a, b in pairwise(order))
-)
 VIEW = 7  # cells along a side of what the agent sees
 BALL_OF = np.array([COLOURS.index(name) if name in COLOURS else 0 for name in COLOR_TO_IDX])  # by MiniGrid's colours
 UNKNOWN, FREE, WALL, BALL = range(4)  # what the agent remembers of a cell; the first ball is BALL, the next BALL + 1
@@ -162,13 +158,8 @@ def demonstrate(env: BallChain, seed: int) -> Episode | None:
 
 def demonstrations(count: int, seed: int = 0, **settings: Any) -> Iterator[Episode]:
     """So many of the bot's episodes that succeed; `irl-ray data import irl_ray.worlds.babyai.chain:demonstrations`."""
-    env, made, number = BallChain(**settings), 0, 0
-    while made < count:
-        episode = demonstrate(env, int(np.random.SeedSequence([seed, number]).generate_state(1)[0]))
-        number += 1
-        if episode is not None:
-            made += 1
-            yield episode
+    env = BallChain(**settings)
+    return successes(lambda one: demonstrate(env, one), count, seed)
 
 
 def remembered_demonstrations(count: int, seed: int = 0) -> Iterator[Episode]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import cache
-from itertools import pairwise, product
 from typing import Any
 
 import gymnasium as gym
@@ -13,6 +12,7 @@ import numpy as np
 
 from irl_ray.data.imports import Episode
 from irl_ray.errors import UserError
+from irl_ray.worlds.chains import ORDERS, successes
 
 try:
     from ogbench.manipspace.envs.scene_env import SceneEnv
@@ -24,10 +24,6 @@ except ImportError:
     raise UserError("irl_ray/SceneChain-v0 needs OGBench: pip install 'irl_ray[ogbench]'") from None
 
 THINGS = ("button 0", "drawer", "button 1", "window")
-UNSEEN = {(0, 1), (1, 2), (2, 3)}  # transitions that no demonstration shows; 0-1-2-3 is made of them
-ORDERS = tuple(
-    order for order in product(range(4), repeat=3) if all(a != b and (a, b) not in UNSEEN for a, b in pairwise(order))
-)
 DRAWER = np.array([0.0, -0.16])  # where the drawer is closed and open, in metres
 WINDOW = np.array([0.0, 0.2])
 THERE = 0.04  # so near to the other end a drawer or window has been moved
@@ -198,10 +194,5 @@ def demonstrate(env: SceneChain, seed: int, noise: float = 0.1) -> Episode | Non
 
 def demonstrations(count: int, seed: int = 0) -> Iterator[Episode]:
     """So many of the oracles' episodes; `irl-ray data import irl_ray.worlds.ogbench.scene:demonstrations`."""
-    env, made, number = SceneChain(), 0, 0
-    while made < count:
-        episode = demonstrate(env, int(np.random.SeedSequence([seed, number]).generate_state(1)[0]))
-        number += 1
-        if episode is not None:
-            made += 1
-            yield episode
+    env = SceneChain()
+    return successes(lambda one: demonstrate(env, one), count, seed)
