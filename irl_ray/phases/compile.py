@@ -58,7 +58,7 @@ class CompileConfig(CodesConfig):
 def compile_config(values: dict) -> CompileConfig:
     """Typed settings from a mapping with an optional `preset` and `env`; presets are discovery's."""
     _, settings = worlds.with_phase_preset("compile", values)
-    settings.setdefault("steps", steps_for(settings, PASSES))
+    settings["steps"] = steps_for(settings, PASSES)
     return build(CompileConfig, settings, "config")
 
 

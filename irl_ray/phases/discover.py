@@ -174,7 +174,7 @@ class DiscoverConfig(CodesConfig):
 def discover_config(values: dict) -> DiscoverConfig:
     """Typed settings from a mapping with an optional `preset` and `env`."""
     _, settings = worlds.with_phase_preset("discover", values)
-    settings.setdefault("steps", steps_for(settings, PASSES))
+    settings["steps"] = steps_for(settings, PASSES)
     return build(DiscoverConfig, settings, "config")
 
 

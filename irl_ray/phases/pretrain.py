@@ -150,7 +150,7 @@ def pretrain_config(values: dict) -> PretrainConfig:
     given = values.get("model", {})
     shape = given if "class" in given else settings.get("model", {})
     settings["model"] = model_config(shape, "config.model")
-    settings.setdefault("steps", steps_for(settings, PASSES))
+    settings["steps"] = steps_for(settings, PASSES)
     settings["world"] = kind.told(settings.get("world", {}), "config.world")
     return build(PretrainConfig, settings, "config")
 

@@ -59,14 +59,15 @@ class OptimizerConfig:
 
 
 def steps_for(values: Mapping[str, Any], passes: int, fewest: int = 1000, most: int = 10_000) -> int:
-    """Optimiser steps that go over the stored demonstrations so many times: what a phase takes where its file and its
-    world's presets say nothing.
+    """The optimiser steps of a phase: those of its settings, or as many as go over the stored demonstrations so often.
 
     Args:
-        values: settings of the phase, `data` and `batch_size` among them.
+        values: settings of the phase, of which `steps`, `data` and `batch_size` are read.
         passes: over the demonstrations.
         fewest, most: steps that it is worth starting for, and that a new world is first tried with.
     """
+    if "steps" in values:
+        return values["steps"]
     kept = read_manifest(values["data"]).get("kept", 0) if values.get("data") else 0
     return min(max(round(passes * kept / values.get("batch_size", 64)), fewest), most)
 
