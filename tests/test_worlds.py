@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 import sys
+from dataclasses import replace
 from itertools import pairwise, product
 from pathlib import Path
 
@@ -30,7 +31,7 @@ from irl_ray.models.sequence_model import BaseModel, Block, SequenceModel, Seque
 from irl_ray.models.terms import observation_term
 from irl_ray.phases.discover import discover_config
 from irl_ray.phases.pretrain import pretrain_config
-from irl_ray.phases.training import steps_for
+from irl_ray.phases.training import with_steps
 from irl_ray.rllib.modules import distribution_of
 from irl_ray.worlds.anything import GymWorld
 from irl_ray.worlds.chains import ORDERS
@@ -148,6 +149,9 @@ def test_every_action_goes_to_models_and_back(space, seed):
     for action, again in zip(taken, map(act, seen), strict=True):
         assert space.contains(again)
         np.testing.assert_array_equal(action, again)
+    np.testing.assert_array_equal(seen, told(taken.reshape(4, -1)) if taken.ndim > 1 else seen)  # flat ones too
+    if isinstance(space, gym.spaces.Box):
+        assert space.contains(act(np.full(given.shape, 9.0)))
 
 
 @settings(max_examples=20, deadline=None)
@@ -155,7 +159,9 @@ def test_every_action_goes_to_models_and_back(space, seed):
 def test_several_choices_are_drawn_as_often_as_they_are_likely(seed, temperature):
     """Against every combination spelled out, and against RLlib's distribution of the same parameters."""
     actions, generator = SeveralCategoricalActions([2, 3]), torch.Generator().manual_seed(seed)
-    inputs = actions.tempered(torch.randn(5, generator=generator), temperature)
+    drawn_from = torch.randn(5, generator=generator)
+    inputs = actions.tempered(drawn_from, temperature)
+    torch.testing.assert_close(inputs, drawn_from / temperature)
     every = torch.cartesian_prod(torch.arange(2), torch.arange(3))
     log_prob = actions.log_prob(inputs.expand(6, 5), every)
     torch.testing.assert_close(log_prob.exp().sum(), torch.tensor(1.0))
@@ -166,6 +172,7 @@ def test_several_choices_are_drawn_as_often_as_they_are_likely(seed, temperature
     drawn = actions.sample(inputs.expand(4000, 5), noise)
     shares = (drawn[:, None] == every).all(-1).double().mean(0)
     assert (shares - log_prob.exp()).abs().max() < 0.04
+    assert torch.equal(drawn, actions.sample(drawn_from.expand(4000, 5), noise, temperature))
 
 
 @pytest.mark.parametrize("space", SPACES, ids=str)
@@ -269,6 +276,7 @@ def test_stored_demonstrations_are_the_episodes(bells, world):
     [
         (lambda a: a | {"actions": a["actions"] + 2}, "actions from"),
         (lambda a: a | {"actions": a["actions"] + 0.5}, "whole numbers"),
+        (lambda a: a | {"actions": np.stack([a["actions"]] * 2, 1)}, "shape"),
         (lambda a: a | {"observations": a["observations"] + 81}, "outside"),
         (lambda a: a | {"observations": a["observations"][:, :3]}, "shape"),
         (lambda a: a | {"observations": a["observations"][:-1]}, "one observation more"),
@@ -374,17 +382,24 @@ def test_the_phases_run_where_actions_are_several_choices(tmp_path):
     assert episodes[0].action.shape == (len(episodes[0].action), 2) and max(e.action.max() for e in episodes) == 1
     agent, (observation, _) = irl_ray.load_agent(found.save(tmp_path / "found")), env.reset(seed=0)
     assert env.action_space.contains(agent.act(observation))
+    assert base.world.headings(StoredDemonstrations(tmp_path / "data").take(torch.arange(4))) is None
 
 
-def test_what_is_not_said_follows_from_the_demonstrations(bells):
+def test_what_is_not_said_follows_from_the_demonstrations(bells, base, tmp_path):
     """A world and its demonstrations are enough of a file; steps go over them so many times, within bounds."""
     told = {"env": ENV, "data": str(bells / "data" / "bells")}  # of 120 episodes
     config = pretrain_config(told)
     assert (config.steps, config.batch_size, config.window_share) == (1000, 64, 0.7)
-    assert pretrain_config(told | {"steps": 7}).steps == 7
-    assert steps_for({**told, "batch_size": 2}, 24) == 1440 and steps_for({**told, "batch_size": 1}, 96) == 10_000
+    assert [pretrain_config(told | given).steps for given in ({"steps": 7}, {"batch_size": 2})] == [7, 1440]
+    assert with_steps(replace(config, batch_size=1), {}, passes=96).steps == 10_000
+    for wrong in ({"batch_size": 0}, {"batch_size": "64"}, {"data": 3}):
+        with pytest.raises(UserError, match=next(iter(wrong))):
+            pretrain_config(told | wrong)
+    assert pretrain_config({"preset": "tiny", "env": ENV, "data": "nowhere"}).steps == 20
     found = discover_config(told | {"base": "somewhere", "metacontroller": {"layer": 1}})
     assert (found.steps, found.clean_slate, found.metacontroller.layer) == (1000, True, 1)
+    assert discover_config({"env": ENV, "base": "somewhere"}).steps == 64_000  # nothing to follow from
+    assert discover_config({"base": str(base.save(tmp_path / "base")), "preset": "tiny"}).gate_episodes == 16
     assert found.metacontroller.switch == "gumbel"  # of a mapping only what is named changes
     with pytest.raises(UserError, match="manifest.json: missing"):
         pretrain_config(told | {"data": "nowhere"})
@@ -599,7 +614,9 @@ def test_demonstrations_are_exported_in_the_environments_words(tmp_path, monkeyp
     told = ["--env", ENV, "--env-config", '{"num_subgoals": 4}', "--out", str(tmp_path / "again")]
     assert cli.main(["data", "import", "minari:me/bells-v0", *told]) == 0
     rows = torch.arange(50)
-    before, after = (StoredDemonstrations(f).take(rows) for f in (bells / "data" / "bells", tmp_path / "again"))
+    folders = bells / "data" / "bells", tmp_path / "again"
+    before, after = (StoredDemonstrations(folder, truth=True).take(rows) for folder in folders)
+    assert before.subgoal.max() == 3
     for name in ("observation", "action", "mask", "leg", "subgoal"):
         torch.testing.assert_close(getattr(before, name), getattr(after, name))
 
@@ -613,6 +630,24 @@ def test_demonstrations_are_exported_in_the_environments_words(tmp_path, monkeyp
     assert cli.main(["data", "export", str(tmp_path / "d"), "--minari", "me/dials-v0"]) == 0
     episode = next(minari.load_dataset("me/dials-v0").iterate_episodes())
     assert episode.actions.tolist() == [[1, 2], [2, 1]] and episode.observations.dtype == np.int8
+    assert episode.rewards.tolist() == [0, 1] and episode.terminations.tolist() == [False, True]
+
+
+def test_failures_are_not_exported_as_successes(tmp_path, monkeypatch, capsys):
+    minari = pytest.importorskip("minari")
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "minari"))
+    gym.register("Dials-v2", entry_point=f"{__name__}:Dials", max_episode_steps=2)
+    (tmp_path / "dials").mkdir()
+    for number in range(50):
+        seen, actions = np.array([[0, 0], [1, 0], [number % 2, 1]]), [[1, 2], [2, 1]]
+        np.savez(tmp_path / "dials" / f"{number:02d}", observations=seen, actions=actions, success=number > 9)
+    arguments = ["--env", "Dials-v2", "--out", str(tmp_path / "d")]
+    assert cli.main(["data", "import", str(tmp_path / "dials"), *arguments]) == 0
+    assert cli.main(["data", "export", str(tmp_path / "d"), "--minari", "me/dials-v1"]) == 0
+    assert "40 of 50" in capsys.readouterr().out
+    episode = next(minari.load_dataset("me/dials-v1").iterate_episodes())
+    assert not episode.rewards.any() and episode.truncations.tolist() == [False, True]
+    assert not episode.terminations.any()
 
 
 def test_a_wrong_ball_ends_the_episode():
@@ -634,15 +669,16 @@ def test_a_wrong_ball_ends_the_episode():
 def test_a_room_is_remembered_as_it_was_last_seen():
     """Against a plain loop over cells: what came into view stays known, from wherever the agent stands."""
     pytest.importorskip("minigrid")
-    from irl_ray.worlds.babyai.chain import BALL, COLOURS, FREE, WALL, BallChain, remembered_demonstrations
+    from irl_ray.worlds.babyai.chain import BALL, COLOURS, FREE, WALL, BallChain, demonstrations
 
-    env, draw, before = BallChain(memory=True), np.random.default_rng(0), 0
-    for seed in range(12):
+    draw, before = np.random.default_rng(0), 0
+    for seed, side in product(range(20), (7, 9)):
+        env, reach = BallChain(memory=True, room_size=side), side - 3
         observation, _ = env.reset(seed=seed)
-        known, over = np.zeros((7, 7), dtype=np.int64), False
+        known, over = np.zeros((side, side), dtype=np.int64), False
         while not over:
             _, visible = env.gen_obs_grid()
-            for place in np.ndindex(7, 7):
+            for place in np.ndindex(side, side):
                 spot = env.relative_coords(*place)
                 if spot is not None and visible[spot] and place != tuple(env.agent_pos):
                     cell = env.grid.get(*place)
@@ -651,17 +687,21 @@ def test_a_room_is_remembered_as_it_was_last_seen():
                         FREE if is_free else WALL if cell.type == "wall" else BALL + COLOURS.index(cell.color)
                     )
             known[tuple(env.agent_pos)] = FREE
-            for entry, (ahead, right) in zip(observation, product(range(4, -5, -1), range(-4, 5)), strict=False):
+            for entry, (ahead, right) in zip(
+                observation, product(range(reach, -reach - 1, -1), range(-reach, reach + 1)), strict=False
+            ):
                 x, y = env.agent_pos + ahead * env.dir_vec + right * env.right_vec
-                assert entry == (known[x, y] if 0 <= x < 7 and 0 <= y < 7 else WALL)
+                assert entry == (known[x, y] if 0 <= x < side and 0 <= y < side else WALL)
             held = env.carrying
             assert observation[-1] == (0 if held is None else 1 + COLOURS.index(held.color))
             before += held is not None
             observation, _, over, _, _ = env.step(int(draw.choice(5, p=[0.2, 0.2, 0.3, 0.25, 0.05])))
             over |= env.step_count == 60
     assert before  # something was held
-    episode = next(remembered_demonstrations(1))
-    assert env.observation_space.contains(episode.observations[0]) and len(episode.observations[0]) == 82
+    first, other = (next(demonstrations(1, seed, memory=True)) for seed in (0, 1))
+    assert len(first.observations[0]) == 82 and first.name != other.name
+    with pytest.raises(UserError, match="room_size"):
+        BallChain(room_size=4)
 
 
 def test_ogbenchs_oracles_toggle_things_in_order():
@@ -671,6 +711,7 @@ def test_ogbenchs_oracles_toggle_things_in_order():
 
     assert len(ORDERS) == 20 and not {pair for order in ORDERS for pair in pairwise(order)} & {(0, 1), (1, 2), (2, 3)}
     asked, replayed, wrong = SceneChain(), SceneChain(), SceneChain()
+    before = np.random.get_state()[1]
     for seed in range(3):
         episode = demonstrate(asked, seed)
         assert episode is not None and episode.succeeded and np.abs(episode.actions).max() <= 1
@@ -687,6 +728,29 @@ def test_ogbenchs_oracles_toggle_things_in_order():
                 _, nothing, ended, _, _ = wrong.step(action)
                 assert nothing == 0 and ended == (info["leg"] == 1)
         assert ended and reward == 1 and info["leg"] == 3
+    assert np.array_equal(before, np.random.get_state()[1])  # which the oracles draw from
+
+
+def test_a_drawer_is_moved_when_it_comes_near_the_other_end():
+    pytest.importorskip("ogbench")
+    from irl_ray.worlds.ogbench.scene import SceneChain
+
+    env = SceneChain(orders=[(1, 0, 2)])
+
+    def pushed(*places):
+        env.reset(seed=0)
+        drawer, window = env._data.joint("drawer_slide"), env._data.joint("window_slide")
+        away = 1 - 2 * env.toggled[[1, 3]]  # from where each is to its other end
+        for joint, start, end, share, sign in zip(
+            (drawer, window), (0.0, 0.0), (-0.16, 0.2), places, away, strict=True
+        ):
+            joint.qpos[0] = start + (end - start) * (share if sign > 0 else 1 - share)
+        return env.step(np.zeros(5))[1:3], env.leg
+
+    assert pushed(0.5, 0.0) == ((0.0, False), 0)  # half-way it is where it was
+    assert pushed(1.0, 0.0) == ((0.0, False), 1)
+    assert pushed(0.0, 1.0) == ((0.0, True), 0)
+    assert pushed(1.0, 1.0) == ((0.0, True), 0)  # another thing moved in the same step is wrong too
 
 
 def test_gates_are_measured_on_the_slate_and_at_the_threshold_they_name(bells, base, monkeypatch):

@@ -152,21 +152,27 @@ def export(options: argparse.Namespace) -> int:
         from minari.data_collector import EpisodeBuffer
     except ImportError:
         raise UserError("data export --minari needs Minari: pip install 'minari[create]'") from None
-    stored = shards.StoredDemonstrations(options.folder)
+    stored = shards.StoredDemonstrations(options.folder, truth=True)
     world, env = stored.world, stored.world.single()
+    succeeded = stored.manifest.get("succeeded", len(stored))  # `irl-ray collect` keeps nothing else
+    if succeeded != len(stored):
+        print(f"note: {succeeded or 'an unknown number'} of {len(stored)} episodes reached what they were after, and "
+              "which is not kept: all rewards are 0")  # fmt: skip
     episodes = []
     for row in range(min(len(stored), options.limit or len(stored))):
         one = stored.take(torch.tensor([row]))
-        ends = np.eye(one.action.shape[1])[-1]
+        steps = one.action.shape[1]
+        last = np.arange(steps) == steps - 1
+        cut = steps == world.horizon and succeeded != len(stored)
         labels = {"subgoal": one.subgoal[0].numpy(), "leg": one.leg[0].numpy()} if world.num_subgoals else {}
         episodes.append(
             EpisodeBuffer(
                 id=row,
                 observations=_stacked(env.observation_space, map(world.shown, one.observation[0].numpy())),
                 actions=_stacked(env.action_space, map(world.act, one.action[0].numpy())),
-                rewards=ends.tolist(),
-                terminations=(ends > 0).tolist(),
-                truncations=[False] * len(ends),
+                rewards=(last * float(succeeded == len(stored))).tolist(),
+                terminations=(last & (not cut)).tolist(),
+                truncations=(last & cut).tolist(),
                 infos={name: np.append(values, values[-1]) for name, values in labels.items()}
                 if world.num_subgoals
                 else None,

@@ -6,6 +6,7 @@ An episode is T+1 observations and T actions; rewards and labels (`subgoal`, `le
 from __future__ import annotations
 
 import importlib
+import inspect
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -44,9 +45,12 @@ class Episode:
     labels: dict[str, np.ndarray | int] = field(default_factory=dict)
 
 
-def episodes_of(source: str, count: int | None = None, seed: int = 0) -> Iterator[Episode]:
+def episodes_of(
+    source: str, count: int | None = None, seed: int = 0, options: Mapping[str, Any] | None = None
+) -> Iterator[Episode]:
     """Episodes of a source: `minari:ID`, a folder of .npz files, one episode each, or `module:function`, which is
-    called with how many are wanted and a seed, and yields them.
+    called with how many are wanted and a seed, where it takes any keyword with the environment's settings too, and
+    yields them as `Episode`.
 
     A file has the arrays `observations` (one, or `observations/KEY` for each key of a `Dict`) and `actions`, and may
     have `rewards`, `success`, `subgoal`, `leg` and `task`.
@@ -60,7 +64,7 @@ def episodes_of(source: str, count: int | None = None, seed: int = 0) -> Iterato
     folder = Path(source).expanduser()
     files = sorted(folder.glob("*.npz"))
     if not files and re.fullmatch(r"[\w.]+:\w+", source):
-        yield from _called(source, count, seed)
+        yield from _called(source, count, seed, options or {})
         return
     if not files:
         raise UserError(
@@ -74,7 +78,7 @@ def episodes_of(source: str, count: int | None = None, seed: int = 0) -> Iterato
             raise UserError(f"{file}: not readable ({str(error).splitlines()[0]})") from None
 
 
-def _called(source: str, count: int | None, seed: int) -> Iterator[Episode]:
+def _called(source: str, count: int | None, seed: int, options: Mapping[str, Any]) -> Iterator[Episode]:
     module, _, name = source.partition(":")
     try:
         function = getattr(importlib.import_module(module), name)
@@ -82,7 +86,8 @@ def _called(source: str, count: int | None, seed: int) -> Iterator[Episode]:
         raise UserError(f"{source}: cannot be imported: {error}") from None
     if count is None:
         raise UserError(f"{source}: say how many episodes by --episodes")
-    yield from function(count, seed)
+    takes = inspect.signature(function).parameters.values()
+    yield from function(count, seed, **(options if any(p.kind is p.VAR_KEYWORD for p in takes) else {}))
 
 
 def _from_arrays(name: str, arrays: Mapping[str, np.ndarray]) -> Episode:
@@ -139,6 +144,7 @@ class Findings:
         shortest, longest: episodes, in steps.
         succeeded: how many reached what they were after, None where none tells.
         labelled: how many tell subgoals.
+        unread: how many would, if `num_subgoals` said that there are any.
         problems: a line each; such episodes are left out.
     """
 
@@ -148,17 +154,19 @@ class Findings:
     longest: int = 0
     succeeded: int | None = None
     labelled: int = 0
+    unread: int = 0
     problems: list[str] = field(default_factory=list)
 
-    def add(self, episode: Episode) -> None:
-        """Counts a good episode."""
+    def add(self, episode: Episode, labels: bool = True) -> None:
+        """Counts a good episode, and whether it has labels that are read."""
         length = len(episode.actions)
         self.shortest = min(self.shortest or length, length)
         self.longest = max(self.longest, length)
         self.episodes, self.steps = self.episodes + 1, self.steps + length
         if episode.succeeded is not None:
             self.succeeded = (self.succeeded or 0) + episode.succeeded
-        self.labelled += "subgoal" in episode.labels
+        self.labelled += labels and "subgoal" in episode.labels
+        self.unread += not labels and "subgoal" in episode.labels
 
     def lines(self) -> list[str]:
         """What a person wants to know, in a few lines."""
@@ -169,6 +177,10 @@ class Findings:
             f"success        {told}",
             f"labels         {labels}",
         ]
+        if self.unread:
+            lines.append(
+                f"note           {self.unread} episodes tell subgoals that num_subgoals says nothing of: not read"
+            )
         return [*lines, *(f"left out       {problem}" for problem in self.problems)]
 
 
@@ -176,18 +188,19 @@ def checked(
     world: World, source: str, found: Findings, count: int | None = None, seed: int = 0
 ) -> Iterator[Demonstration]:
     """The good episodes of a source as models read them; what is found is told in `found`."""
-    for number, episode in enumerate(episodes_of(source, count, seed)):
+    for number, episode in enumerate(episodes_of(source, count, seed, getattr(world, "options", None))):
         try:
             demonstration = _demonstration(world, number, episode)
         except UserError as error:
             found.problems.append(f"{episode.name}: {error}")
             continue
-        found.add(episode)
+        found.add(episode, world.num_subgoals > 0)
         yield demonstration
 
 
 def _demonstration(world: World, number: int, episode: Episode) -> Demonstration:
-    length = len(episode.actions)
+    taken = np.asarray(episode.actions)
+    length = len(taken) if taken.ndim else 0
     if not length or len(episode.observations) != length + 1:
         raise UserError(f"{len(episode.observations)} observations and {length} actions; expected one observation more")
     if length > world.horizon:
@@ -200,18 +213,20 @@ def _demonstration(world: World, number: int, episode: Episode) -> Demonstration
         raise UserError("observations that are not finite")
     if isinstance(space, gym.spaces.MultiDiscrete) and ((observation < 0) | (observation >= space.nvec)).any():
         raise UserError("observations outside of the world's space")
-    subgoal = _label(episode, "subgoal", length)
+    subgoal = _label(episode, "subgoal", length) if world.num_subgoals else np.full(length, -1, np.int8)
     if (subgoal >= world.num_subgoals).any():
         raise UserError(f"subgoal: labels up to {subgoal.max()}, the world has num_subgoals {world.num_subgoals}")
     changed = np.diff(subgoal, prepend=subgoal[:1]) != 0
     leg = _label(episode, "leg", length) if "leg" in episode.labels else changed.cumsum().astype(np.int8)
     labels = {"subgoal": subgoal, "leg": leg}
     task = int(episode.labels.get("task", -1))
-    return Demonstration(number, _small(observation), _actions(world, episode.actions), task, **labels)
+    return Demonstration(number, _small(observation), _actions(world, taken), task, **labels)
 
 
 def _actions(world: World, actions: np.ndarray) -> np.ndarray:
     space, told = world.action_space, actions.shape[1:]
+    if isinstance(space, gym.spaces.Box) and actions.dtype.kind not in "iuf":
+        raise UserError(f"actions of {actions.dtype}, the world has numbers")
     if not isinstance(space, gym.spaces.Box) and actions.dtype.kind not in "iub":
         raise UserError(f"actions of {actions.dtype}, the world has whole numbers")
     if actions.size != len(actions) * int(np.prod(space.shape)):
@@ -278,6 +293,6 @@ def import_demonstrations(
         )
     if waiting:
         entries.append(write_shard(folder, len(entries), waiting))
-    made = {"source": source, "episodes": found.episodes, "seed": seed if count else None}
+    made = {"source": source, "episodes": found.episodes, "seed": seed if count else None, "succeeded": found.succeeded}
     write_manifest(folder, world, entries, made)
     return found

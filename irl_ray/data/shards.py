@@ -162,7 +162,7 @@ def read_manifest(folder: str | os.PathLike[str]) -> dict[str, Any]:
     Raises:
         UserError: if it is missing, unreadable or of another schema.
     """
-    path = Path(folder) / MANIFEST
+    path = Path(folder).expanduser() / MANIFEST
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:

@@ -43,7 +43,7 @@ class Agent:
         self._policy = parts.policy.initial_state(1) if parts.policy else None
 
     @torch.no_grad()
-    def act(self, observation: np.ndarray) -> Any:
+    def act(self, observation: Any) -> Any:
         """The environment's next action for one of its observations.
 
         `beta` and `code` afterwards tell the switch and the code in force, `decisions` how many codes there were.
@@ -57,7 +57,7 @@ class Agent:
         self._steps += 1
         base, meta, policy = (getattr(self.artefact, n) for n in ("base", "metacontroller", "policy"))
         world = self.artefact.world
-        observed = torch.as_tensor(world.view(np.asarray(observation)))[None]
+        observed = torch.as_tensor(world.view(observation))[None]
         observed = observed.to(torch.int64 if world.discrete else torch.float32)
         if meta is None:
             top = base.upper_step(base.lower_step(observed, self._base, 0), self._base, 0)

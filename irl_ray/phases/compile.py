@@ -28,8 +28,8 @@ from irl_ray.models.metacontroller import Metacontroller
 from irl_ray.models.segmenter import Segmentation, SegmenterConfig, gumbel_noise
 from irl_ray.models.sequence_model import SequenceModelConfig
 from irl_ray.models.weights import Artefact, new_segmenter
-from irl_ray.phases.discover import CodesConfig, code_gates
-from irl_ray.phases.training import Phase, check_usable, steps_for
+from irl_ray.phases.discover import CodesConfig, code_gates, in_the_world_of_its_base
+from irl_ray.phases.training import Phase, check_usable, with_steps
 from irl_ray.seeding import torch_seed
 
 PASSES = 16  # over stored demonstrations, where nothing says how many steps to take
@@ -57,9 +57,8 @@ class CompileConfig(CodesConfig):
 
 def compile_config(values: dict) -> CompileConfig:
     """Typed settings from a mapping with an optional `preset` and `env`; presets are discovery's."""
-    _, settings = worlds.with_phase_preset("compile", values)
-    settings["steps"] = steps_for(settings, PASSES)
-    return build(CompileConfig, settings, "config")
+    _, settings = worlds.with_phase_preset("compile", in_the_world_of_its_base(values))
+    return with_steps(build(CompileConfig, settings, "config"), settings, PASSES)
 
 
 class CompILE(Phase):

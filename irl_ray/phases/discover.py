@@ -10,7 +10,7 @@ baseline (C.4.1) the base model may be trained along.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -38,7 +38,7 @@ from irl_ray.models.sequence_model import new_base
 from irl_ray.models.steering import check_slate, found_codes, steered_log_prob
 from irl_ray.models.weights import Artefact
 from irl_ray.phases.hindsight import OutcomeTeacher, TeacherConfig
-from irl_ray.phases.training import OptimizerConfig, Phase, check_usable, steps_for
+from irl_ray.phases.training import OptimizerConfig, Phase, check_usable, with_steps
 from irl_ray.seeding import torch_seed
 
 PASSES = 16  # over stored demonstrations, where nothing says how many steps to take
@@ -171,11 +171,20 @@ class DiscoverConfig(CodesConfig):
             raise UserError("co_training: the teacher needs a frozen base model; set teacher.steps: 0")
 
 
+def in_the_world_of_its_base(values: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Settings with the `env` of their base model, where they name none and it can be read."""
+    if "env" in values or not isinstance(values.get("base"), str):
+        return values
+    try:
+        return {**values, "env": weights.described_world(values["base"]).id}
+    except UserError:  # told where the base is loaded
+        return values
+
+
 def discover_config(values: dict) -> DiscoverConfig:
     """Typed settings from a mapping with an optional `preset` and `env`."""
-    _, settings = worlds.with_phase_preset("discover", values)
-    settings["steps"] = steps_for(settings, PASSES)
-    return build(DiscoverConfig, settings, "config")
+    _, settings = worlds.with_phase_preset("discover", in_the_world_of_its_base(values))
+    return with_steps(build(DiscoverConfig, settings, "config"), settings, PASSES)
 
 
 def metacontroller_to_go_on_from(config: DiscoverConfig, fresh: Metacontroller) -> Metacontroller:

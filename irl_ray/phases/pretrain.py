@@ -23,7 +23,7 @@ from irl_ray.errors import UserError
 from irl_ray.models import weights
 from irl_ray.models.sequence_model import BaseModel, SequenceModelConfig, model_config, new_base
 from irl_ray.models.weights import Artefact
-from irl_ray.phases.training import OptimizerConfig, Phase, check_usable, steps_for
+from irl_ray.phases.training import OptimizerConfig, Phase, check_usable, with_steps
 from irl_ray.seeding import torch_seed
 from irl_ray.worlds.world import World
 
@@ -150,9 +150,8 @@ def pretrain_config(values: dict) -> PretrainConfig:
     given = values.get("model", {})
     shape = given if "class" in given else settings.get("model", {})
     settings["model"] = model_config(shape, "config.model")
-    settings["steps"] = steps_for(settings, PASSES)
     settings["world"] = kind.told(settings.get("world", {}), "config.world")
-    return build(PretrainConfig, settings, "config")
+    return with_steps(build(PretrainConfig, settings, "config"), settings, PASSES)
 
 
 class Pretrain(Phase):

@@ -9,7 +9,7 @@ import time
 from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -25,6 +25,8 @@ from irl_ray.models.weights import Artefact
 
 logger = logging.getLogger(__name__)
 Rows = TypeVar("Rows", torch.Tensor, Trajectories)
+Settings = TypeVar("Settings")
+FEWEST_STEPS, MOST_STEPS = 1000, 10_000  # that follow from demonstrations alone
 
 
 @dataclass
@@ -58,18 +60,19 @@ class OptimizerConfig:
         return self.learning_rate * warm * 0.5 * (1 + math.cos(math.pi * min(1.0, step / steps)))
 
 
-def steps_for(values: Mapping[str, Any], passes: int, fewest: int = 1000, most: int = 10_000) -> int:
-    """The optimiser steps of a phase: those of its settings, or as many as go over the stored demonstrations so often.
+def with_steps(config: Settings, given: Mapping[str, Any], passes: int) -> Settings:
+    """A phase's settings with as many steps as go over the stored demonstrations so often, within what is worth a try,
+    where neither its file nor its world's presets say how many.
 
     Args:
-        values: settings of the phase, of which `steps`, `data` and `batch_size` are read.
+        config: the settings.
+        given: those that were said.
         passes: over the demonstrations.
-        fewest, most: steps that it is worth starting for, and that a new world is first tried with.
     """
-    if "steps" in values:
-        return values["steps"]
-    kept = read_manifest(values["data"]).get("kept", 0) if values.get("data") else 0
-    return min(max(round(passes * kept / values.get("batch_size", 64)), fewest), most)
+    if "steps" in given or config.data is None:
+        return config
+    steps = round(passes * read_manifest(config.data).get("kept", 0) / config.batch_size)
+    return replace(config, steps=min(max(steps, FEWEST_STEPS), MOST_STEPS))
 
 
 def check_usable(device: str) -> None:

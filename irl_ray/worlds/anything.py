@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any
 
 import gymnasium as gym
@@ -22,9 +22,9 @@ SUCCESS = ("success", "is_success")  # keys of an environment's info
 
 # What found goals in a world that nobody had looked at before (docs/worlds.md). Steps follow from the demonstrations,
 # `phases.training.steps_for`, where they are not given.
-TINY = {"steps": 20, "batch_size": 8}
+TINY = {"steps": 20, "batch_size": 8, "gate_episodes": 16}
 PRETRAIN = {
-    "tiny": TINY,
+    "tiny": {**TINY, "model": {"width": 16, "layers": 2, "heads": 2, "mlp": 32}, "control_steps": 5},
     "small": {
         "model": {"width": 64, "layers": 3, "heads": 4, "mlp": 128},
         "optimizer": {"learning_rate": 4e-3, "schedule": "cosine", "warmup_steps": 100},
@@ -57,7 +57,7 @@ COMPILE = {"tiny": TINY, "small": {"batch_size": 64, "gate_episodes": 512}}
 
 @dataclass(frozen=True)
 class GymWorld(World):
-    """An environment by its id, as it is.
+    """An environment by its id, as it is; arguments of its own cannot be called `horizon` or `num_subgoals`.
 
     Attributes:
         id: Gymnasium's, such as "CartPole-v1" or "my_worlds:Chain-v0".
@@ -84,11 +84,19 @@ class GymWorld(World):
 
     @property
     def observation_space(self) -> gym.Space:
-        return read_as(self._spaces[0])[0]
+        return self._read[0]
 
     @property
     def action_space(self) -> gym.Space:
-        return act_as(self._spaces[1])[0]
+        return self._acting[0]
+
+    @cached_property
+    def _read(self) -> tuple[gym.Space, Callable[..., Any], Callable[..., Any]]:
+        return read_as(self._spaces[0])
+
+    @cached_property
+    def _acting(self) -> tuple[gym.Space, Callable[..., Any], Callable[..., Any]]:
+        return act_as(self._spaces[1])
 
     @property
     def _spaces(self) -> tuple[gym.Space, gym.Space]:
@@ -113,16 +121,19 @@ class GymWorld(World):
         space = self._spaces[0]
         if isinstance(observation, np.ndarray) and observation.shape != (space.shape or observation.shape):
             raise UserError(f"observation of shape {observation.shape}: expected {space.shape}")
-        return read_as(space)[1](observation)
+        try:
+            return self._read[1](observation)
+        except (KeyError, IndexError, TypeError, ValueError) as error:
+            raise UserError(f"observation: not of {space} ({type(error).__name__}: {error})") from None
 
     def shown(self, observation: np.ndarray) -> Any:
-        return read_as(self._spaces[0])[2](observation)
+        return self._read[2](observation)
 
     def act(self, action: np.ndarray) -> Any:
-        return act_as(self._spaces[1])[1](action)
+        return self._acting[1](action)
 
     def acted(self, actions: np.ndarray) -> np.ndarray:
-        return act_as(self._spaces[1])[2](actions)
+        return self._acting[2](actions)
 
     def rows(self, count: int, **options: Any) -> GymRows:
         return GymRows(self, count, **options)
@@ -200,7 +211,7 @@ class GymRows(gym.vector.VectorEnv):
     metadata = {"autoreset_mode": gym.vector.AutoresetMode.DISABLED}
 
     def __init__(self, world: GymWorld, count: int, render_mode: str | None = None):
-        self.world, self.num_envs = world, count
+        self.world, self.num_envs, self._envs = world, count, []
         self._envs = [world.single(**({"render_mode": render_mode} if render_mode else {})) for _ in range(count)]
         self._view = read_as(self._envs[0].observation_space)[1]
         self._act = act_as(self._envs[0].action_space)[1]

@@ -30,7 +30,7 @@ def read_as(space: gym.Space) -> tuple[gym.Space, Callable[[Any], np.ndarray], C
         counted = gym.spaces.MultiDiscrete([space.n])
         return counted, lambda x: np.asarray(x, np.int64).reshape(1) - space.start, lambda x: x[0] + space.start
     if whole and space.dtype == np.uint8 and len(space.shape) == 3 and max(space.shape[:2]) > SMALL:
-        return space, np.asarray, np.asarray
+        return space, np.asarray, lambda x: np.asarray(x, space.dtype)
     if isinstance(space, gym.spaces.MultiDiscrete | gym.spaces.MultiBinary) or whole:
         counts, start = _counted(space)
         return (
@@ -43,7 +43,7 @@ def read_as(space: gym.Space) -> tuple[gym.Space, Callable[[Any], np.ndarray], C
         return (
             numbers,
             lambda x: np.asarray(x, np.float32).flatten(),
-            lambda x: x.reshape(space.shape).astype(space.dtype),
+            lambda x: _within(space, x),
         )
     try:
         flat = gym.spaces.flatten_space(space)
@@ -58,6 +58,11 @@ def read_as(space: gym.Space) -> tuple[gym.Space, Callable[[Any], np.ndarray], C
     )
 
 
+def _within(space: gym.spaces.Box, values: np.ndarray) -> np.ndarray:
+    """Values in the shape and type of a box, clipped to its bounds."""
+    return np.clip(np.reshape(values, space.shape).astype(space.dtype), space.low, space.high)
+
+
 def _counted(space: gym.Space) -> tuple[np.ndarray, np.ndarray]:
     """How many values each entry of a space of whole numbers has, and the first of them."""
     if isinstance(space, gym.spaces.MultiDiscrete):
@@ -65,7 +70,7 @@ def _counted(space: gym.Space) -> tuple[np.ndarray, np.ndarray]:
     if isinstance(space, gym.spaces.MultiBinary):
         return np.full(space.shape, 2), np.zeros(space.shape, np.int64)
     low, high = (bound.astype(np.int64) for bound in (space.low, space.high))
-    if (high - low).max() >= 2**16:
+    if (space.high.astype(np.float64) - space.low).max() >= 2**16:
         raise UserError(f"observation space {space}: whole numbers of more than {2**16} values cannot be read")
     return high - low + 1, low
 
@@ -85,18 +90,18 @@ def act_as(space: gym.Space) -> tuple[gym.Space, Callable[[np.ndarray], Any], Ca
     """
     if isinstance(space, gym.spaces.Discrete):
         start = int(space.start)
-        return gym.spaces.Discrete(space.n), lambda a: int(a) + start, lambda a: np.asarray(a) - start
+        return gym.spaces.Discrete(space.n), lambda a: int(a) + start, lambda a: np.asarray(a, np.int64) - start
     if isinstance(space, gym.spaces.MultiDiscrete | gym.spaces.MultiBinary):
         counts, start = _counted(space)
         return (
             gym.spaces.MultiDiscrete(counts.flatten()),
             lambda a: (np.reshape(a, space.shape) + start).astype(space.dtype),
-            lambda a: (np.asarray(a) - start).reshape(len(a), -1),
+            lambda a: (np.reshape(np.asarray(a, np.int64), (len(a), *space.shape)) - start).reshape(len(a), -1),
         )
     if isinstance(space, gym.spaces.Box) and np.issubdtype(space.dtype, np.floating):
         return (
             gym.spaces.Box(space.low.flatten(), space.high.flatten(), dtype=space.dtype),
-            lambda a: np.clip(np.reshape(a, space.shape), space.low, space.high).astype(space.dtype),
+            lambda a: _within(space, a),
             lambda a: np.asarray(a).reshape(len(a), -1),
         )
     raise UserError(f"action space {space}: expected Discrete, MultiDiscrete, MultiBinary, or a Box of floats")

@@ -58,6 +58,8 @@ class BallChain(RoomGridLevel):
         max_steps: int = 10_000,
         **kwargs: Any,
     ):
+        if room_size < 5:
+            raise UserError(f"room_size: expected at least 5, which leaves room for four balls, got {room_size}")
         self.orders, self.memory = [tuple(order) for order in orders], memory
         self.order, self.leg = self.orders[0], 0
         self.known = np.zeros((room_size, room_size), dtype=np.int64)
@@ -103,13 +105,12 @@ class BallChain(RoomGridLevel):
         right, back = np.indices((VIEW, VIEW))
         x, y, inside = self._cells(VIEW - 1 - back, right - VIEW // 2)
         seen = inside & (image[..., 0] != OBJECT_TO_IDX["unseen"])
-        seen[VIEW // 2, VIEW - 1] = False  # the image shows there what is held
         self.known[x[seen], y[seen]] = np.select(
             [image[..., 0] == OBJECT_TO_IDX["ball"], image[..., 0] == OBJECT_TO_IDX["wall"]],
             [BALL + BALL_OF[image[..., 1]], WALL],
             FREE,
         )[seen]
-        self.known[tuple(self.agent_pos)] = FREE
+        self.known[tuple(self.agent_pos)] = FREE  # where the image shows what is held
         reach = len(self.known) - 3
         x, y, inside = self._cells(*np.mgrid[reach : -reach - 1 : -1, -reach : reach + 1])
         held = 0 if self.carrying is None else 1 + COLOURS.index(self.carrying.color)
@@ -157,11 +158,12 @@ def demonstrate(env: BallChain, seed: int) -> Episode | None:
 
 
 def demonstrations(count: int, seed: int = 0, **settings: Any) -> Iterator[Episode]:
-    """So many of the bot's episodes that succeed; `irl-ray data import irl_ray.worlds.babyai.chain:demonstrations`."""
+    """So many of the bot's episodes that succeed, for `irl-ray data import`.
+
+    Args:
+        count: of episodes.
+        seed: from which theirs derive.
+        **settings: of the environment.
+    """
     env = BallChain(**settings)
     return successes(lambda one: demonstrate(env, one), count, seed)
-
-
-def remembered_demonstrations(count: int, seed: int = 0) -> Iterator[Episode]:
-    """The same where the agent sees the room as it has come to know it (`memory`)."""
-    return demonstrations(count, seed, memory=True)

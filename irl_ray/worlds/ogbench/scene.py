@@ -53,11 +53,14 @@ class SceneChain(SceneEnv):
 
     Args:
         orders: from which each episode draws one.
+        render_mode: "rgb_array" or None.
     """
 
-    def __init__(self, orders: Sequence[Sequence[int]] = ORDERS):
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 20}
+
+    def __init__(self, orders: Sequence[Sequence[int]] = ORDERS, render_mode: str | None = None):
         vars(self).update(vars(_built()))
-        self._data, self._np_random = mujoco.MjData(self._model), None
+        self._data, self._np_random, self.render_mode = mujoco.MjData(self._model), None, render_mode
         self._cur_button_states, self._target_button_states = np.zeros((2, 2), dtype=np.int64)
         self.orders = [tuple(order) for order in orders]
         self.order, self.leg, self.toggled = self.orders[0], 0, np.zeros(len(THINGS), dtype=np.int64)
@@ -111,6 +114,11 @@ class SceneChain(SceneEnv):
             if not (wrong or success):
                 self.aim()
         return observation.astype(np.float32), float(success), bool(wrong or success), truncated, self._info()
+
+    def render(self, **kwargs: Any) -> np.ndarray:
+        """uint8 [H, W, 3]."""
+        self._apply_button_states()  # whose colours belong to the model, which other copies share
+        return super().render(**kwargs)
 
     def _apply_button_states(self) -> None:
         super()._apply_button_states()
@@ -179,6 +187,7 @@ def demonstrate(env: SceneChain, seed: int, noise: float = 0.1) -> Episode | Non
         while not over and len(actions) < PATIENCE:
             if oracle is None or oracle.done:  # also where it missed, once more
                 oracle = oracles[env._target_task]
+                env.aim()  # marks on the model, which other copies share
                 oracle.reset(None, env.compute_ob_info())
             action = oracle.select_action(None, env.compute_ob_info()).astype(np.float32)
             subgoals.append(info["subgoal"])
@@ -192,7 +201,13 @@ def demonstrate(env: SceneChain, seed: int, noise: float = 0.1) -> Episode | Non
     return Episode(f"episode {seed}", observations, np.array(actions), True, labels) if reward > 0 else None
 
 
-def demonstrations(count: int, seed: int = 0) -> Iterator[Episode]:
-    """So many of the oracles' episodes; `irl-ray data import irl_ray.worlds.ogbench.scene:demonstrations`."""
-    env = SceneChain()
+def demonstrations(count: int, seed: int = 0, **settings: Any) -> Iterator[Episode]:
+    """So many of the oracles' episodes, for `irl-ray data import`.
+
+    Args:
+        count: of episodes.
+        seed: from which theirs derive.
+        **settings: of the environment.
+    """
+    env = SceneChain(**settings)
     return successes(lambda one: demonstrate(env, one), count, seed)

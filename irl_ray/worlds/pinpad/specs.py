@@ -148,6 +148,7 @@ class GridworldSpec(_Pinpad):
 
     def view(self, observation: np.ndarray) -> np.ndarray:
         """Cells [E], also of one-hots [E C]."""
+        observation = np.asarray(observation)
         size = self.num_cells * self.num_entities
         if observation.shape == (size,):
             observation = observation.reshape(self.num_entities, self.num_cells).argmax(-1)
@@ -156,6 +157,10 @@ class GridworldSpec(_Pinpad):
                 f"observation of shape {observation.shape}: expected ({size},) one-hot or ({self.num_entities},) cells"
             )
         return observation
+
+    def shown(self, observation: np.ndarray) -> np.ndarray:
+        """One-hots [E C] of cells [E]."""
+        return np.eye(self.num_cells, dtype=np.float32)[observation].ravel()
 
     def demonstrations(self, *, noise: float, ties: str, device: str) -> GridworldExpert:
         from irl_ray.worlds.pinpad.stream import GridworldExpert
@@ -250,6 +255,7 @@ class AntSpec(_Pinpad):
         return cell_nll(base, top, batch)
 
     def view(self, observation: np.ndarray) -> np.ndarray:
+        observation = np.asarray(observation)
         if observation.shape != (self.observation_size,):
             raise UserError(f"observation of shape {observation.shape}: expected ({self.observation_size},)")
         return observation
