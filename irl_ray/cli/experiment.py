@@ -40,8 +40,8 @@ from irl_ray.cli.examples import experiment_file
 from irl_ray.cli.metrics import closest
 from irl_ray.cli.text import each_once
 from irl_ray.config import merge, without_numpy
-from irl_ray.data.shards import read_manifest
-from irl_ray.data.sources import check_data
+from irl_ray.data.sources import check_data, check_there
+from irl_ray.data.streams import names_function
 from irl_ray.errors import UserError, did_you_mean
 from irl_ray.models import weights
 from irl_ray.models.sequence_model import new_base
@@ -59,7 +59,7 @@ SCHEDULERS = {
 CHECKPOINT_KEYS = ("checkpoint_frequency", "checkpoint_at_end", "num_to_keep",
                    "checkpoint_score_attribute", "checkpoint_score_order")  # fmt: skip
 WEIGHT_KEYS = ("base", "metacontroller", "start_from")  # config keys that name weights
-FOLDER_KEYS = ("data", "clean_data")  # config keys that name folders of demonstrations
+DATA_KEYS = ("data", "clean_data")  # config keys that name demonstrations: a folder, or a function
 
 
 # What may stop a run, beside the columns of its progress.
@@ -381,12 +381,12 @@ def check_demonstrations(experiment: Experiment, where: str) -> None:
         if world is not None and variant.get("data") is None and not world.has_stream:
             how = world.how_to_collect("data/ant", clean=experiment.run != "Pretrain")
             raise UserError(f"{where}: {experiment.name}.data: missing; {how}")
-        for key in FOLDER_KEYS:
+        for key in DATA_KEYS:
             if not isinstance(variant.get(key), str):
                 continue
             try:
                 if world is None:  # of weights that are yet to be made
-                    read_manifest(variant[key])
+                    check_there(variant[key])
                 else:
                     check_data(world, variant[key], clean=experiment.run != "Pretrain" or key == "clean_data")
             except UserError as error:
@@ -505,9 +505,10 @@ def _absolute_paths(config: dict[str, Any]) -> dict[str, Any]:
         return weights.remote_artefact(value) if places.is_remote(value) else str(weights.resolve(value).resolve())
 
     def folder(value: Any) -> Any:
-        return str(places.local(value).resolve()) if isinstance(value, str) else value
+        is_folder = isinstance(value, str) and not names_function(value)
+        return str(places.local(value).resolve()) if is_folder else value
 
-    made = {**dict.fromkeys(WEIGHT_KEYS, absolute), **dict.fromkeys(FOLDER_KEYS, folder)}
+    made = {**dict.fromkeys(WEIGHT_KEYS, absolute), **dict.fromkeys(DATA_KEYS, folder)}
     named = {key: made[key](value) if key in made else value for key, value in config.items()}
     if isinstance(config.get("env_config"), Mapping):  # of the internal environment
         named["env_config"] = {k: absolute(v) if k in WEIGHT_KEYS else v for k, v in config["env_config"].items()}

@@ -14,8 +14,8 @@ from ray.tune.utils.util import flatten_dict
 
 from irl_ray import places
 from irl_ray.cli import runs
-from irl_ray.cli.experiment import FOLDER_KEYS, WEIGHT_KEYS, Experiment, check_config, check_metrics
-from irl_ray.data.shards import read_manifest
+from irl_ray.cli.experiment import DATA_KEYS, WEIGHT_KEYS, Experiment, check_config, check_metrics
+from irl_ray.data.sources import check_there
 from irl_ray.errors import UserError
 from irl_ray.models import weights
 from irl_ray.rllib import trainables
@@ -23,7 +23,7 @@ from irl_ray.rllib import trainables
 
 def changeable(run: str) -> tuple[str, ...]:
     """The settings that a run may be carried on with others of: where things lie, and how many steps a phase has."""
-    return (*WEIGHT_KEYS, *FOLDER_KEYS, *(("steps",) if run in trainables.PHASES else ()))
+    return (*WEIGHT_KEYS, *DATA_KEYS, *(("steps",) if run in trainables.PHASES else ()))
 
 
 def saved_trials(folder: str) -> list[Trial]:
@@ -76,7 +76,7 @@ class Changes:
     def settings(self, config: Mapping[str, Any]) -> dict[str, Any]:
         """A trial's settings with the changes; what moved together with the run is found where it is now."""
         found = {**config, **self.config}
-        for key in (*WEIGHT_KEYS, *FOLDER_KEYS):
+        for key in (*WEIGHT_KEYS, *DATA_KEYS):
             value = found.get(key)
             if isinstance(value, str) and os.path.isabs(value) and not Path(value).exists():
                 moved = os.path.normpath(os.path.join(self.now, os.path.relpath(value, self.before)))
@@ -132,14 +132,14 @@ def changes_of(
 def _check_places(changes: Changes, trial: Trial, folder: str) -> None:
     """Refuses to go on without weights or data; says where those are that moved."""
     settings = changes.settings(trial.config)
-    for key in (*WEIGHT_KEYS, *FOLDER_KEYS):
+    for key in (*WEIGHT_KEYS, *DATA_KEYS):
         value = settings.get(key)
         if not isinstance(value, str):
             continue
         if value != trial.config.get(key):
             print(f"{key}: {value}, in place of {trial.config.get(key)}")
         try:
-            read_manifest(value) if key in FOLDER_KEYS else weights.resolve(value)
+            check_there(value) if key in DATA_KEYS else weights.resolve(value)
         except UserError as error:
             told = str(error).partition(" (")[0]
             again = f'rllib resume {folder} --config \'{{"{key}": "PLACE"}}\''

@@ -5,9 +5,7 @@ An episode is T+1 observations and T actions; rewards and labels (`subgoal`, `le
 
 from __future__ import annotations
 
-import importlib
 import inspect
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +15,7 @@ import gymnasium as gym
 import numpy as np
 
 from irl_ray.data.shards import Demonstration, write_manifest, write_shard
+from irl_ray.data.streams import imported, names_function
 from irl_ray.errors import UserError
 from irl_ray.worlds.world import World
 
@@ -63,7 +62,7 @@ def episodes_of(
         return
     folder = Path(source).expanduser()
     files = sorted(folder.glob("*.npz"))
-    if not files and re.fullmatch(r"[\w.]+:\w+", source):
+    if not files and names_function(source):
         yield from _called(source, count, seed, options or {})
         return
     if not files:
@@ -79,11 +78,7 @@ def episodes_of(
 
 
 def _called(source: str, count: int | None, seed: int, options: Mapping[str, Any]) -> Iterator[Episode]:
-    module, _, name = source.partition(":")
-    try:
-        function = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError) as error:
-        raise UserError(f"{source}: cannot be imported: {error}") from None
+    function = imported(source)
     if count is None:
         raise UserError(f"{source}: say how many episodes by --episodes")
     takes = inspect.signature(function).parameters.values()

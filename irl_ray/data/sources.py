@@ -1,9 +1,10 @@
-"""Opening the demonstrations that a phase was told to use."""
+"""Opening the demonstrations that a phase was told to use: stored ones, a function's, or the world's own stream."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+from irl_ray.data.streams import FunctionStream, imported, names_function
 from irl_ray.data.trajectories import Demonstrations
 from irl_ray.errors import UserError
 from irl_ray.worlds.world import World
@@ -11,19 +12,38 @@ from irl_ray.worlds.world import World
 TIES = ("free", "rule")
 
 
-def check_data(world: World, folder: str, clean: bool = False) -> None:
-    """Refuses a folder without demonstrations, or with those of another world; reads the manifest alone.
+def check_there(data: str) -> None:
+    """Refuses a folder without demonstrations, or a function that cannot be imported.
+
+    Raises:
+        UserError: naming it.
+    """
+    if names_function(data):
+        imported(data)
+        return
+    from irl_ray.data.shards import read_manifest  # needs pyarrow
+
+    read_manifest(data)
+
+
+def check_data(world: World, data: str, clean: bool = False) -> None:
+    """Refuses a folder without demonstrations, or with those of another world, reading the manifest alone, and a
+    function that cannot be imported.
 
     Args:
         world: whose demonstrations are wanted.
-        folder: of shards.
+        data: folder of shards, or `module:function`.
         clean: whether the clean expert's are wanted, for the error.
 
     Raises:
         UserError: telling what to type instead.
     """
+    if names_function(data):
+        check_there(data)
+        return
     from irl_ray.data.shards import MANIFEST, read_manifest, world_of  # needs pyarrow
 
+    folder = data
     if not (Path(folder).expanduser() / MANIFEST).exists():
         raise UserError(f"{folder}: no demonstrations there; {world.how_to_collect(folder, clean)}")
     different = world.difference(world_of(read_manifest(folder), folder))
@@ -41,11 +61,11 @@ def open_demonstrations(
     truth: bool = False,
     device: str = "cpu",
 ) -> Demonstrations:
-    """The endless stream of a world's expert, or the shards in a folder.
+    """The endless stream of a world's expert, the shards in a folder, or what a function makes.
 
     Args:
         world: whose demonstrations are wanted.
-        data: folder of shards; None for the stream.
+        data: folder of shards, or `module:function` (`FunctionStream`); None for the stream.
         noise: ε of the stream's expert.
         ties: how the stream's expert chooses between actions that are as good: "free" or "rule".
         truth: whether ground truth is read from shards, for analysis.
@@ -60,7 +80,9 @@ def open_demonstrations(
             raise UserError(f"config.data: missing; {world.how_to_collect('data/ant')}")
         return stream
     if ties != "free":
-        raise UserError(f"config.ties: {ties!r} is for a world's own stream; stored demonstrations are as they are")
+        raise UserError(f"config.ties: {ties!r} is for a world's own stream; other demonstrations are as they are")
+    if names_function(data):
+        return FunctionStream(world, data)
     from irl_ray.data.shards import StoredDemonstrations  # needs pyarrow, which a stream does not
 
     stored = StoredDemonstrations(data, truth)

@@ -50,7 +50,8 @@ class CodesConfig:
 
     Attributes:
         base: released name or folder of the pretrained base model.
-        data: folder of the clean expert's demonstrations; None for the gridworld, whose stream never ends.
+        data: folder of the clean expert's demonstrations, or module:function, which makes them; None where the
+            world does.
         metacontroller: shape and initial values.
         optimizer: AdamW and its schedule.
         steps: optimiser steps.

@@ -36,7 +36,7 @@ class PretrainConfig:
 
     Attributes:
         world: whose expert is imitated; `env` in the file says which environment.
-        data: folder of collected demonstrations; None for the gridworld, whose stream never ends.
+        data: folder of collected demonstrations, or module:function, which makes them; None where the world does.
         clean_data: the same of the clean expert, for the gates; None for `data`.
         model: shape of the base model (`SequenceModelConfig`), or {class: module:Class, ...} of somebody else's.
         optimizer: AdamW and its schedule.
@@ -185,11 +185,12 @@ class Pretrain(Phase):
             batch = self._windows_of(batch)
         if config.entries_only:
             return {"entry_nll": self._learn_entries(batch, 1.0)}
-        total, sums = batch.mask.sum(), dict.fromkeys(self._weights, 0.0)
+        told = {name: weight for name, weight in self._weights.items() if weight}
+        total, sums = batch.mask.sum(), dict.fromkeys(told, 0.0)
         for part in batch.split_by_length(config.length_groups):
             with self._products():
-                losses = pretraining_losses(base, self.own(part))
-            (sum(weight * losses[name] for name, weight in self._weights.items()) / total).backward()
+                losses = pretraining_losses(base, self.own(part), terms=len(told) > 1)
+            (sum(weight * losses[name] for name, weight in told.items()) / total).backward()
             sums = {name: found + losses[name].detach() / total for name, found in sums.items()}
         metrics = dict(zip((f"{name}_nll" for name in sums), self.summed(torch.stack([*sums.values()])).tolist()))
         if config.entry_batch_size:
@@ -245,7 +246,7 @@ class Pretrain(Phase):
         if config.clean_data is not None:
             learned = open_demonstrations(config.world, config.data, noise=config.noise)
             held_out = learned.sample(config.gate_episodes, random).to(config.device)
-        action = pretraining_losses(base, held_out)["action"]
+        action = pretraining_losses(base, held_out, terms=False)["action"]
         result["eval/action_nll"] = float(action / held_out.mask.sum())
         tasks = {"": config.world.with_tasks(config.post_task), "_training_tasks": config.world}
         trial = {"episodes": config.gate_episodes, "seed": config.seed, "temperature": config.action_temperature}
@@ -274,8 +275,8 @@ class Pretrain(Phase):
         return Artefact(self.config.world, self.base)
 
 
-def pretraining_losses(base: BaseModel, batch: Trajectories) -> dict[str, torch.Tensor]:
-    """Sums over steps, in nats: -log p(a_t) ("action"), and the terms of the world."""
+def pretraining_losses(base: BaseModel, batch: Trajectories, terms: bool = True) -> dict[str, torch.Tensor]:
+    """Sums over steps, in nats: -log p(a_t) ("action"), and the `terms` of the world, where they are asked for."""
     top = base.upper(base.embed(batch.observation[:, :-1]), 0)
     action = -base.action_log_prob(top[batch.mask], batch.action[batch.mask]).sum()
-    return {"action": action, **batch.world.terms(base, top, batch)}
+    return {"action": action, **(batch.world.terms(base, top, batch) if terms else {})}

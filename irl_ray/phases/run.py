@@ -20,7 +20,7 @@ def pretrain(env: str, data: str | os.PathLike[str] | None = None, **settings: A
 
     Args:
         env: of a world, such as "my_worlds:Chain-v0".
-        data: folder of its demonstrations; None where the world makes them itself.
+        data: folder of its demonstrations, or module:function; None where the world makes them itself.
         **settings: see `PretrainConfig`; those of the world are in `world`.
     """
     told = {"data": os.fspath(data)} if data is not None else {}
@@ -34,7 +34,7 @@ def discover(
 
     Args:
         base: what `pretrain` gave, or the name or folder of weights.
-        data: folder of clean demonstrations; None where the world makes them itself.
+        data: folder of clean demonstrations, or module:function; None where the world makes them itself.
         **settings: see `DiscoverConfig`.
     """
     told = {"data": os.fspath(data)} if data is not None else {}

@@ -18,6 +18,7 @@ from torch import distributed, nn
 
 from irl_ray.config import check_at_least, to_plain
 from irl_ray.data.shards import read_manifest
+from irl_ray.data.streams import names_function
 from irl_ray.data.trajectories import Trajectories
 from irl_ray.errors import UserError
 from irl_ray.models import weights
@@ -62,7 +63,7 @@ class OptimizerConfig:
 
 def with_steps(config: Settings, given: Mapping[str, Any], passes: int) -> Settings:
     """A phase's settings with as many steps as go over the stored demonstrations so often, within what is worth a try,
-    where neither its file nor its world's presets say how many.
+    where neither its file nor its world's presets say how many; the most where they never end.
 
     Args:
         config: the settings.
@@ -71,6 +72,8 @@ def with_steps(config: Settings, given: Mapping[str, Any], passes: int) -> Setti
     """
     if "steps" in given or config.data is None:
         return config
+    if names_function(config.data):
+        return replace(config, steps=MOST_STEPS)
     steps = round(passes * read_manifest(config.data).get("kept", 0) / config.batch_size)
     return replace(config, steps=min(max(steps, FEWEST_STEPS), MOST_STEPS))
 

@@ -1,0 +1,133 @@
+"""Demonstrations that a function makes while they are learned from: they never end and are stored nowhere."""
+
+from __future__ import annotations
+
+import importlib
+import re
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+
+from irl_ray.data.trajectories import Trajectories
+from irl_ray.errors import UserError
+from irl_ray.seeding import torch_seed
+from irl_ray.worlds.world import World
+
+POOL = 8  # batches that are made at a time, which is faster for small ones
+EXPECTED = "observation, action, length, and perhaps subgoal and leg"
+
+
+def names_function(source: str) -> bool:
+    """Whether it reads as `module:function`."""
+    return re.fullmatch(r"[\w.]+:\w+", source) is not None
+
+
+def imported(source: str) -> Callable[..., Any]:
+    """What `module:function` names.
+
+    Raises:
+        UserError: if it cannot be imported.
+    """
+    module, _, name = source.partition(":")
+    try:
+        return getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise UserError(f"{source}: cannot be imported: {error}") from None
+
+
+class FunctionStream:
+    """Trajectories that `function(count, random, **settings)` makes, `random` being a NumPy generator.
+
+    It gives arrays: `observation` [N, T+1, ...] and `action` [N, T, ...] as models read and give them, `length` [N],
+    the steps of each walk, and, where it knows them, `subgoal` and `leg` [N, T]. What lies beyond a walk's length does
+    not matter.
+
+    Args:
+        world: whose settings it is called with.
+        source: `module:function`.
+
+    Raises:
+        UserError: if it cannot be imported, or what it gives does not fit the world.
+    """
+
+    def __init__(self, world: World, source: str):
+        self.world, self._source, self._function = world, source, imported(source)
+        self._settings = getattr(world, "options", world.settings)
+
+    def sample(self, count: int, random: torch.Generator) -> Trajectories:
+        """So many trajectories; other seeds than those of `batches` make others."""
+        seed = torch.randint(2**62, (1,), generator=random).item()
+        return self._made(count, seed)
+
+    def batches(self, size: int, seed: int, *key: str | int, start: int = 0) -> Iterator[Trajectories]:
+        """Training batches for ever; batch i depends on (seed, key, i) alone, so runs can resume at i."""
+        pool, skip = start // POOL, start % POOL
+        while True:
+            made = self._made(size * POOL, torch_seed(seed, "demonstrations", *key, pool))
+            for rows in torch.arange(len(made)).split(size)[skip:]:
+                yield made.select(rows)
+            pool, skip = pool + 1, 0
+
+    def _made(self, count: int, seed: int) -> Trajectories:
+        try:
+            made = self._function(count, np.random.default_rng(seed), **self._settings)
+        except TypeError as error:
+            settings = dict(self._settings)
+            raise UserError(f"{self._source}: cannot be called with env_config {settings}: {error}") from None
+        if not isinstance(made, Mapping) or not {"observation", "action", "length"} <= set(made):
+            told = ", ".join(made) if isinstance(made, Mapping) else type(made).__name__
+            raise UserError(f"{self._source}: expected arrays by the names {EXPECTED}, got {told}")
+        length = torch.as_tensor(np.asarray(made["length"]))
+        action, observation = self._array(made, "action"), self._array(made, "observation")
+        shape = tuple(action.shape[:2])
+        if shape[0] != count or length.shape != (count,) or observation.shape[:2] != (count, shape[1] + 1):
+            raise UserError(
+                f"{self._source}: expected {count} walks, with one observation more than actions, got arrays of shape "
+                + ", ".join(f"{tuple(a.shape)} ({name})" for name, a in
+                            (("observation", observation), ("action", action), ("length", length)))
+            )  # fmt: skip
+        if int(length.min()) < 1 or int(length.max()) > shape[1] or shape[1] > self.world.horizon:
+            raise UserError(
+                f"{self._source}: expected walks of 1 to {self.world.horizon} steps, got lengths {int(length.min())} "
+                f"to {int(length.max())} in {shape[1]} steps"
+            )
+        mask = torch.arange(shape[1]) < length[:, None]
+        self._check("action", action[mask], self.world.action_space)
+        self._check("observation", observation[:, :-1][mask], self.world.observation_space)
+        labels = {key: self._label(made, key, mask) for key in ("subgoal", "leg")}
+        if int(labels["subgoal"].max()) >= self.world.num_subgoals > 0:
+            told = f"labels up to {int(labels['subgoal'].max())}, the world has num_subgoals {self.world.num_subgoals}"
+            raise UserError(f"{self._source}: subgoal: {told}")
+        task = torch.full((count,), -1)
+        return Trajectories(self.world, observation, action, mask, task, labels["leg"].clamp(min=0), labels["subgoal"])
+
+    def _array(self, made: Mapping[str, Any], name: str) -> torch.Tensor:
+        space = self.world.action_space if name == "action" else self.world.observation_space
+        whole = not isinstance(space, gym.spaces.Box) if name == "action" else self.world.discrete
+        array = np.asarray(made[name])
+        if array.shape[2:] != space.shape or (whole and array.dtype.kind not in "iub"):
+            raise UserError(
+                f"{self._source}: {name}: expected [N, T, ...] of {space}, got {array.dtype} of shape {array.shape}"
+            )
+        return torch.as_tensor(array.astype(np.int64 if whole else np.float32))
+
+    def _label(self, made: Mapping[str, Any], name: str, mask: torch.Tensor) -> torch.Tensor:
+        if name not in made or not self.world.num_subgoals:
+            return torch.full(mask.shape, -1)
+        label = torch.as_tensor(np.asarray(made[name]).astype(np.int64))
+        if label.shape != mask.shape:
+            raise UserError(f"{self._source}: {name}: expected shape {tuple(mask.shape)}, got {tuple(label.shape)}")
+        return label.masked_fill(~mask, -1)
+
+    def _check(self, name: str, values: torch.Tensor, space: gym.Space) -> None:
+        """Refuses what is not in a space, of values [n, ...]."""
+        if isinstance(space, gym.spaces.Box):
+            fits = bool(torch.isfinite(values).all())
+        else:
+            sizes = torch.as_tensor(np.asarray(space.n if isinstance(space, gym.spaces.Discrete) else space.nvec))
+            fits = bool(((values >= 0) & (values < sizes)).all())
+        if not fits:
+            raise UserError(f"{self._source}: {name}: some lie outside of {space}, or are not finite")

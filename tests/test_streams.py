@@ -1,0 +1,167 @@
+"""Demonstrations that a function makes as they are learned from, and BabyAI's, made by the thousand."""
+
+from __future__ import annotations
+
+from collections import deque
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from irl_ray import worlds
+from irl_ray.cli import rllib as cli
+from irl_ray.data.sources import check_data, open_demonstrations
+from irl_ray.data.streams import POOL, FunctionStream
+from irl_ray.errors import UserError
+from irl_ray.phases.pretrain import Pretrain, pretrain_config
+from irl_ray.phases.training import MOST_STEPS
+
+BALLS = "irl_ray/BabyAIChain-v0"
+WALKS = "irl_ray.worlds.babyai.walks:walks"
+WORLD = {"num_subgoals": 4, "memory": True}
+
+
+@pytest.fixture(scope="module")
+def walks():
+    pytest.importorskip("minigrid")
+    from irl_ray.worlds.babyai import walks
+
+    return walks
+
+
+@pytest.fixture
+def world(walks):
+    return worlds.make(BALLS, WORLD)
+
+
+def room_of(env, walks) -> tuple[np.ndarray, int]:
+    """What lies in an environment's room, and the agent's state."""
+    from irl_ray.worlds.babyai.chain import BALL, COLOURS, FREE, WALL
+
+    side = env.width
+    cells = [env.grid.get(x, y) for x, y in np.ndindex(side, side)]
+    kinds = {"wall": lambda cell: WALL, "ball": lambda cell: BALL + COLOURS.index(cell.color)}
+    truth = np.array([FREE if cell is None else kinds[cell.type](cell) for cell in cells])
+    inner, (x, y) = side - 2, env.agent_pos
+    return truth, env.agent_dir * inner**2 + (x - 1) * inner + y - 1
+
+
+@pytest.mark.parametrize("side", [6, 7, 9])
+def test_walks_are_what_the_environment_shows_and_does(walks, side):
+    """In MiniGrid's own rooms: replayed, each walk's actions succeed at its last step, past the same observations."""
+    from irl_ray.worlds.babyai.chain import ORDERS, BallChain
+
+    envs = [BallChain(memory=True, room_size=side, orders=[ORDERS[seed % len(ORDERS)]]) for seed in range(60)]
+    first = [env.reset(seed=seed)[0] for seed, env in enumerate(envs)]
+    truth, state = (np.array(part) for part in zip(*(room_of(env, walks) for env in envs)))
+    made, done = walks.walk(truth, state, [env.order for env in envs], side)
+    assert done.sum() >= 55
+    for env, number in ((envs[n], n) for n in np.flatnonzero(done)):
+        assert (made["observation"][number, 0] == first[number]).all()
+        for t in range(made["length"][number]):
+            assert env.leg == made["leg"][number, t] and env.order[env.leg] == made["subgoal"][number, t]
+            seen, reward, terminated, _, _ = env.step(int(made["action"][number, t]))
+            assert (seen == made["observation"][number, t + 1]).all()
+            assert terminated == (reward == 1) == (t == made["length"][number] - 1)
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1), side=st.integers(5, 9))
+def test_ways_are_the_shortest(walks, seed, side):
+    """Against a search step by step, from one goal backwards through rooms full of balls."""
+    random, room = np.random.default_rng(seed), walks.tables(side)
+    blocked = random.random(side**2) < 0.4
+    goal = random.random(len(room.cell)) < 0.02
+    found = walks.steps_to(goal[None], blocked[None], room)[0]
+    steps, queue = {int(s): 0 for s in np.flatnonzero(goal)}, deque(np.flatnonzero(goal).tolist())
+    before = [[] for _ in room.cell]
+    for state, (left, right, forward) in enumerate(room.after):
+        for after in (left, right, *([] if blocked[room.front[state]] else [forward])):
+            before[after].append(state)
+    while queue:
+        state = queue.popleft()
+        for earlier in before[state]:
+            if earlier not in steps:
+                steps[earlier] = steps[state] + 1
+                queue.append(earlier)
+    assert found.tolist() == [steps.get(state, walks.FAR) for state in range(len(room.cell))]
+
+
+@settings(max_examples=10, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1), side=st.integers(6, 9))
+def test_rooms_are_as_minigrid_makes_them(walks, seed, side):
+    from irl_ray.worlds.babyai.chain import BALL, FREE, WALL
+
+    truth, state = walks._rooms(50, np.random.default_rng(seed), side)
+    cell, x, y = walks.tables(side).cell[state], *np.divmod(np.arange(side**2), side)
+    for ball in range(BALL, BALL + 4):
+        assert ((truth == ball).sum(1) == 1).all()
+        at = (truth == ball).argmax(1)
+        assert (abs(x[at] - x[cell]) + abs(y[at] - y[cell]) >= 2).all()
+    assert (truth[np.arange(50), cell] == FREE).all() and ((truth == WALL).sum(1) == 4 * (side - 1)).all()
+
+
+def test_a_stream_resumes_and_never_shares_seeds(world):
+    stream = open_demonstrations(world, WALKS)
+    batches, later = stream.batches(4, 0, "x"), stream.batches(4, 0, "x", start=POOL + 1)
+    first = [next(batches) for _ in range(POOL + 2)]
+    assert torch.equal(first[-1].observation, next(later).observation)
+    assert not torch.equal(first[0].observation[:, 0], next(stream.batches(4, 1, "x")).observation[:, 0])
+    assert not torch.equal(first[0].observation[:, 0], next(stream.batches(4, 0, "y")).observation[:, 0])
+    held_out = stream.sample(4, torch.Generator().manual_seed(0))
+    assert (held_out.subgoal >= 0).equal(held_out.mask) and held_out.leg.max() == 2
+    assert held_out.observation.dtype == torch.int64 and len(set(first[0].mask.sum(1).tolist())) > 1
+    assert first[0].mask.any(0).all()  # no longer than its longest walk
+
+
+def test_phases_learn_from_a_function(world):
+    options = {"preset": "tiny", "world": WORLD, "post_task": {"orders": [[0, 1, 2, 3]]}}
+    phase = Pretrain(pretrain_config({"env": BALLS, "data": WALKS, **options}))
+    assert phase.step()["observation_nll"] > 0  # Eq. 5's, where λ is not 0
+    phase = Pretrain(pretrain_config({"env": BALLS, "data": WALKS, **options, "observation_weight": 0.0}))
+    first = phase.step()
+    assert "observation_nll" not in first and phase.config.steps == 20
+    assert 0 < phase.gates()["eval/action_nll"] < 3
+    assert pretrain_config({"env": BALLS, "data": WALKS, "world": WORLD}).steps == MOST_STEPS
+
+
+FAULTS = {
+    "names": (lambda made: {"walks": made["action"]}, "by the names"),
+    "walks": (lambda made: {**made, "length": made["length"][1:]}, "expected 3 walks"),
+    "steps": (lambda made: {**made, "length": made["length"] + 1}, "of 1 to 80 steps"),
+    "shape": (lambda made: {**made, "observation": made["observation"][..., 1:]}, "observation: expected"),
+    "kind": (lambda made: {**made, "action": made["action"] * 1.0}, "action: expected"),
+    "range": (lambda made: {**made, "action": made["action"] + 5}, "action: some lie outside"),
+    "label": (lambda made: {**made, "subgoal": made["subgoal"] + 1}, "num_subgoals 4"),
+    "label shape": (lambda made: {**made, "leg": made["leg"][:, 1:]}, "leg: expected shape"),
+    "list": (lambda made: [made], "got list"),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_what_does_not_fit_is_told_in_a_line(walks, world, monkeypatch, fault):
+    change, message = FAULTS[fault]
+    made = walks.walks(3, np.random.default_rng(0), memory=True)
+    longest = int(made["length"].max())
+    made = {k: v if k == "length" else v[:, : longest + (k == "observation")] for k, v in made.items()}
+    monkeypatch.setattr(walks, "walks", lambda count, random, **_: change(made))
+    with pytest.raises(UserError, match=message):
+        FunctionStream(world, WALKS).sample(3, torch.Generator())
+
+
+def test_functions_are_looked_for_before_a_run(tmp_path, world, capsys):
+    check_data(world, WALKS)
+    with pytest.raises(UserError, match="cannot be imported"):
+        check_data(world, "irl_ray.worlds.babyai.walks:wolks")
+    with pytest.raises(UserError, match="memory: true"):
+        FunctionStream(worlds.make(BALLS, {}), WALKS).sample(2, torch.Generator())
+    with pytest.raises(UserError, match="cannot be called"):
+        FunctionStream(world, "irl_ray.worlds.babyai.walks:tables").sample(2, torch.Generator())
+    file = tmp_path / "a.yaml"
+    file.write_text(
+        f"a:\n  run: Pretrain\n  config: {{env: {BALLS}, world: {{memory: true}}, data: 'no_such:thing'}}\n"
+    )
+    assert cli.main(["train", "file", str(file)]) == 2
+    assert "no_such:thing: cannot be imported" in capsys.readouterr().err
