@@ -98,6 +98,11 @@ def gates_of(metrics: dict[str, Any]) -> list[float]:
     return [metrics[name] for name in (*names, *by_colour)]
 
 
+def on_base(seed: int, phase: str) -> TrialResult:
+    """What was made of the base model of another seed: "pretrain", "discover" or "internal"."""
+    return by(runs(f"gridworld_base_scan_{phase}"), "seed" if phase == "pretrain" else "pretrain.seed", seed)[0]
+
+
 def co_trained(how: str) -> dict[str, float]:
     """Gates of codes that were found while the base model followed, from "pretrained" weights or "scratch"."""
     return by(runs("gridworld_cotrain_discover"), "co_training", how)[0].metrics
@@ -345,35 +350,42 @@ FIGURES = [
         "seed 0) after 100,352; 200,704; {} episodes, ten minutes beside three other jobs; its mean codes; these at "
         "temperature 1 (2026-11-27) | | {}; {}; {}; ",
         lambda: [
-            (t := runs("gridworld_base_scan_internal")[0]).curve[-1][0],
+            (t := on_base(1, "internal")).curve[-1][0],
             *(success_after(t.learning_curve, n) for n in (100_352, 200_704)),
             comparison.final_success(t),
         ],
     ),
     Figure(
         "on the base model of seed 1 | 0 | {} | {}; {} | {}, {} | {} ({}) |",
-        lambda: gates_of(runs("gridworld_base_scan_discover")[0].metrics),
+        lambda: gates_of(on_base(1, "discover").metrics),
+        page=CODES,
+    ),
+    Figure(
+        "on that of seed 2 | 0 | {} | {}; {} | {}, {} | {} ({}) |",
+        lambda: gates_of(on_base(2, "discover").metrics),
         page=CODES,
     ),
     Figure(
         "(they are the same (code → pair {}; injected {} against {} of controllers with labels)"[1:],
         lambda: [
-            *(
-                runs("gridworld_base_scan_discover")[0].metrics[m]
-                for m in ("code_subgoal_accuracy", "injected_success_by_colour")
-            ),
-            runs("gridworld_base_scan_pretrain")[0].metrics["control_success/layer_0"],
+            *(on_base(1, "discover").metrics[m] for m in ("code_subgoal_accuracy", "injected_success_by_colour")),
+            on_base(1, "pretrain").metrics["control_success/layer_0"],
         ],
     ),
     Figure(
-        "| 0 | .193 (.461) | .693 (.829) | {} ({}) | | 1 | | .288 (.791) | {} ({}) | | 2 | .023 (.382) | .074 (.722) | "
-        "{} ({}) |",
-        lambda: controlled(runs("gridworld_base_scan_pretrain")[0].metrics, 3),
+        "| 0 | .193 (.461) | .693 (.829) | {} ({}) | {} ({}) | | 1 | | .288 (.791) | {} ({}) | {} ({}) | "
+        "| 2 | .023 (.382) | .074 (.722) | {} ({}) | {} ({}) |",
+        lambda: [
+            value
+            for pairs in zip(*(zip(*[iter(controlled(on_base(seed, "pretrain").metrics, 3))] * 2) for seed in (1, 2)))
+            for pair in pairs
+            for value in pair
+        ],
         page=CODES,
     ),
     Figure(
-        "of seed 1 {} {} {} {} {})",
-        lambda: layers(runs("gridworld_base_scan_pretrain")[0].metrics, "probe_accuracy", 5),
+        "of seed 1 {} {} {} {} {}, of seed 2 {} {} {} {} {})",
+        lambda: [p for seed in (1, 2) for p in layers(on_base(seed, "pretrain").metrics, "probe_accuracy", 5)],
         page=CODES,
     ),
     *(
@@ -396,7 +408,7 @@ FIGURES = [
     ),
     *(
         Figure(
-            f"| {label} | {{}}, {{}} | {{}}, {{}} | {{}}, {{}}, {{}} | {{}}, {{}}, {{}} |",
+            f"| {label} | {' | '.join(['{}, {}, {}'] * 4)} |",
             lambda name=name: [t.metrics[name] for size in (2, 4, 8, 16) for t in of_size(size)],
         )
         for label, name in (
@@ -479,10 +491,11 @@ FIGURES = [
         page=CODES,
     ),
     Figure(
-        "*controllers trained with labels, same base model; that of seed 1* | | | | | *{} ({}); {} ({})* |",
+        "*controllers trained with labels, same base model; those of seeds 1, 2* | | | | | *{} ({}); {} ({}), "
+        "{} ({})* |",
         lambda: [
             measured[f"control_success{where}/layer_0"]
-            for measured in (card("gridworld"), runs("gridworld_base_scan_pretrain")[0].metrics)
+            for measured in (card("gridworld"), on_base(1, "pretrain").metrics, on_base(2, "pretrain").metrics)
             for where in ("", "_training_tasks")
         ],
         page=CODES,
