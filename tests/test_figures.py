@@ -347,12 +347,19 @@ FIGURES = [
         ],
     ),
     Figure(
-        "seed 0) after 100,352; 200,704; {} episodes, ten minutes beside three other jobs; its mean codes; these at "
-        "temperature 1 (2026-11-27) | | {}; {}; {}; ",
+        "ten minutes each: after 100,352; 200,704; {} episodes, beside three other jobs (2026-11-27); after 100,352; "
+        "200,704; {}, beside two (Intel Xeon, 2026-11-28); mean codes; these at temperature 1 | | {}; {}; {} and {}; {}; "
+        "{};",
         lambda: [
-            (t := on_base(1, "internal")).curve[-1][0],
-            *(success_after(t.learning_curve, n) for n in (100_352, 200_704)),
-            comparison.final_success(t),
+            *(on_base(seed, "internal").curve[-1][0] for seed in (1, 2)),
+            *(
+                value
+                for t in (on_base(1, "internal"), on_base(2, "internal"))
+                for value in (
+                    *(success_after(t.learning_curve, n) for n in (100_352, 200_704)),
+                    comparison.final_success(t),
+                )
+            ),
         ],
     ),
     Figure(
