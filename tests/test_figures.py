@@ -348,8 +348,8 @@ FIGURES = [
     ),
     Figure(
         "ten minutes each: after 100,352; 200,704; {} episodes, beside three other jobs (2026-11-27); after 100,352; "
-        "200,704; {}, beside two (Intel Xeon, 2026-11-28); mean codes; these at temperature 1 | | {}; {}; {} and {}; {}; "
-        "{};",
+        "200,704; {}, beside two (Intel Xeon, 2026-11-28); mean codes; these at temperature 1 | | {}; {}; {} and {}; "
+        "{}; {};",
         lambda: [
             *(on_base(seed, "internal").curve[-1][0] for seed in (1, 2)),
             *(
