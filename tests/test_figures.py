@@ -113,6 +113,11 @@ def co_trained_beside_goals() -> list[TrialResult]:
     return [by(runs("gridworld_cotrain"), "discover.co_training", how)[0] for how in ("pretrained", "scratch")]
 
 
+def frozen_and_not(alpha: float) -> list[TrialResult]:
+    """Discovery of seed 0 at an α with the base model trained along, and with it frozen."""
+    return [by(runs(f"gridworld_alpha_sweep{how}"), "alpha", alpha)[0] for how in ("_cotrain", "")]
+
+
 def forced_beside_goals() -> list[TrialResult]:
     """RL over codes at every step: of a memory that starts anew with each, and of one that never does."""
     return [by(runs("gridworld_forced"), "discover.clean_slate", anew)[0] for anew in (True, False)]
@@ -344,6 +349,33 @@ FIGURES = [
                 for f in (lambda t: t.curve[-1][0], rewarded, lambda t: len(t.curve))
             ),
             *(comparison.final_success(t) for t in forced_beside_goals()),
+        ],
+    ),
+    Figure(
+        "51,200; 100,352; 200,704; {} episodes, ten minutes beside two jobs (Intel Xeon, 2026-11-28); mean codes; "
+        "these at temperature 1 | about 0 | {}; {}; {}; {};",
+        lambda: [
+            (t := runs("gridworld_cotrain_alpha_scan")[0]).curve[-1][0],
+            *(success_after(t.learning_curve, n) for n in (51_200, 100_352, 200_704)),
+            comparison.final_success(t),
+        ],
+    ),
+    Figure(
+        "to one for each pair, exactly ({} an episode, F1 {}; frozen {}, {}) and at a third of the cost (action loss + "
+        "α KL: {} nats a step; frozen {};",
+        lambda: [
+            *(t.metrics[name] for t in frozen_and_not(0.3) for name in ("switches_per_episode", "switch_f1")),
+            *(t.metrics["action_nll"] + 0.3 * t.metrics["kl"] for t in frozen_and_not(0.3)),
+        ],
+    ),
+    Figure(
+        "without codes (action loss {} nats a step; before {}), and class means of its codes do the unseen order in "
+        "{}, on clean slates in {} (frozen: {} by colour), training tasks in {}.",
+        lambda: [
+            *(t.metrics["eval/action_nll_without_codes"] for t in frozen_and_not(0.3)),
+            *(frozen_and_not(0.3)[0].metrics[f"injected_success{where}"] for where in ("", "_clean_slate")),
+            frozen_and_not(0.3)[1].metrics["injected_success_by_colour"],
+            frozen_and_not(0.3)[0].metrics["injected_success_by_colour_training_tasks_clean_slate"],
         ],
     ),
     Figure(
