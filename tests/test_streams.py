@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from irl_ray import worlds
+from irl_ray.cli import irl_ray as tools
 from irl_ray.cli import rllib as cli
 from irl_ray.data.sources import check_data, open_demonstrations
 from irl_ray.data.streams import POOL, FunctionStream
@@ -165,3 +166,18 @@ def test_functions_are_looked_for_before_a_run(tmp_path, world, capsys):
     )
     assert cli.main(["train", "file", str(file)]) == 2
     assert "no_such:thing: cannot be imported" in capsys.readouterr().err
+
+
+def test_check_looks_at_what_a_function_makes(world, monkeypatch, walks, capsys):
+    arguments = ["check", BALLS, "--env-config", '{"num_subgoals": 4, "memory": true}', "--data", WALKS]
+    assert tools.main(arguments) == 0
+    told = capsys.readouterr().out
+    assert "of 256" in told and "they tell subgoals" in told
+    monkeypatch.setattr(walks, "walks", lambda count, random, **_: {"action": None})
+    assert tools.main(arguments) == 2 and "by the names" in capsys.readouterr().err
+
+
+def test_a_functions_own_errors_are_shown_as_they_are(world, monkeypatch, walks):
+    monkeypatch.setattr(walks, "walks", lambda count, random, **_: len(count))
+    with pytest.raises(TypeError, match="has no len"):
+        FunctionStream(world, WALKS).sample(3, torch.Generator())

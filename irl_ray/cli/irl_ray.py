@@ -50,7 +50,9 @@ def parser() -> argparse.ArgumentParser:
     check.add_argument("--env-config", type=json_object, default=None, help="its settings as JSON")
     check.add_argument("--model", metavar="MODULE:CLASS", help="a base model of one's own, held to what is relied on")
     check.add_argument("--model-config", type=json_object, default={}, help="its options as JSON")
-    check.add_argument("--data", metavar="SOURCE", help="minari:ID, or a folder of .npz episodes")
+    check.add_argument(
+        "--data", metavar="SOURCE", help="minari:ID, a folder of .npz episodes, or module:function as a phase is given"
+    )
     check.add_argument("--seed", type=int, default=0)
     data = commands.add_parser("data", help="look at, check or convert demonstrations")
     actions = data.add_subparsers(dest="action", required=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -50,12 +51,16 @@ class FunctionStream:
         source: `module:function`.
 
     Raises:
-        UserError: if it cannot be imported, or what it gives does not fit the world.
+        UserError: if it cannot be imported or called, and later if what it gives does not fit the world.
     """
 
     def __init__(self, world: World, source: str):
         self.world, self._source, self._function = world, source, imported(source)
-        self._settings = getattr(world, "options", world.settings)
+        self._settings = dict(getattr(world, "options", world.settings))
+        try:
+            inspect.signature(self._function).bind(1, None, **self._settings)
+        except TypeError as error:
+            raise UserError(f"{source}: cannot be called with env_config {self._settings}: {error}") from None
 
     def sample(self, count: int, random: torch.Generator) -> Trajectories:
         """So many trajectories; other seeds than those of `batches` make others."""
@@ -72,11 +77,7 @@ class FunctionStream:
             pool, skip = pool + 1, 0
 
     def _made(self, count: int, seed: int) -> Trajectories:
-        try:
-            made = self._function(count, np.random.default_rng(seed), **self._settings)
-        except TypeError as error:
-            settings = dict(self._settings)
-            raise UserError(f"{self._source}: cannot be called with env_config {settings}: {error}") from None
+        made = self._function(count, np.random.default_rng(seed), **self._settings)
         if not isinstance(made, Mapping) or not {"observation", "action", "length"} <= set(made):
             told = ", ".join(made) if isinstance(made, Mapping) else type(made).__name__
             raise UserError(f"{self._source}: expected arrays by the names {EXPECTED}, got {told}")
