@@ -54,7 +54,8 @@ def test_walks_are_what_the_environment_shows_and_does(walks, side):
     """In MiniGrid's own rooms: replayed, each walk's actions succeed at its last step, past the same observations."""
     from irl_ray.worlds.babyai.chain import ORDERS, BallChain
 
-    envs = [BallChain(memory=True, room_size=side, orders=[ORDERS[seed % len(ORDERS)]]) for seed in range(60)]
+    orders = [ORDERS[seed % len(ORDERS)][: 2 + seed % 2] for seed in range(60)]  # of two balls and of three
+    envs = [BallChain(memory=True, room_size=side, orders=[order]) for order in orders]
     first = [env.reset(seed=seed)[0] for seed, env in enumerate(envs)]
     truth, state = (np.array(part) for part in zip(*(room_of(env, walks) for env in envs)))
     made, done = walks.walk(truth, state, [env.order for env in envs], side)
@@ -107,14 +108,33 @@ def test_rooms_are_as_minigrid_makes_them(walks, seed, side):
 def test_a_stream_resumes_and_never_shares_seeds(world):
     stream = open_demonstrations(world, WALKS)
     batches, later = stream.batches(4, 0, "x"), stream.batches(4, 0, "x", start=POOL + 1)
-    first = [next(batches) for _ in range(POOL + 2)]
-    assert torch.equal(first[-1].observation, next(later).observation)
+    first = [next(batches) for _ in range(2 * POOL + 2)]
+    for batch in first[POOL + 1 :]:
+        assert torch.equal(batch.observation, next(later).observation)
+    assert len({batch.observation[0, 0].numpy().tobytes() for batch in first}) == len(first)
     assert not torch.equal(first[0].observation[:, 0], next(stream.batches(4, 1, "x")).observation[:, 0])
     assert not torch.equal(first[0].observation[:, 0], next(stream.batches(4, 0, "y")).observation[:, 0])
     held_out = stream.sample(4, torch.Generator().manual_seed(0))
     assert (held_out.subgoal >= 0).equal(held_out.mask) and held_out.leg.max() == 2
     assert held_out.observation.dtype == torch.int64 and len(set(first[0].mask.sum(1).tolist())) > 1
     assert first[0].mask.any(0).all()  # no longer than its longest walk
+
+
+def test_labels_are_not_read_that_the_world_says_nothing_of(walks):
+    batch = FunctionStream(worlds.make(BALLS, {"memory": True}), WALKS).sample(4, torch.Generator())
+    assert (batch.subgoal == -1).all() and (batch.leg == 0).all()
+
+
+def test_who_sees_the_ball_behind_turns_left(walks):
+    """Both ways round are as short."""
+    from irl_ray.worlds.babyai.chain import BALL, FREE, WALL
+
+    truth = np.full((7, 7), WALL)
+    truth[1:6, 1:6] = FREE
+    truth[[1, 5, 5, 5], [3, 1, 3, 5]] = BALL + np.arange(4)  # to the west of the middle, and along the east
+    state = 0 * 25 + 2 * 5 + 2  # in the middle, heading east
+    made, done = walks.walk(truth.reshape(1, -1), np.array([state]), [(0,)], 7)
+    assert done.all() and made["action"][0].tolist() == [walks.LEFT, walks.LEFT, walks.FORWARD, walks.PICK_UP]
 
 
 def test_phases_learn_from_a_function(world):
@@ -135,6 +155,10 @@ FAULTS = {
     "shape": (lambda made: {**made, "observation": made["observation"][..., 1:]}, "observation: expected"),
     "kind": (lambda made: {**made, "action": made["action"] * 1.0}, "action: expected"),
     "range": (lambda made: {**made, "action": made["action"] + 5}, "action: some lie outside"),
+    "last walk": (
+        lambda made: {**made, "observation": made["observation"] + [[[0]], [[0]], [[9]]]},
+        "observation: some",
+    ),
     "label": (lambda made: {**made, "subgoal": made["subgoal"] + 1}, "num_subgoals 4"),
     "label shape": (lambda made: {**made, "leg": made["leg"][:, 1:]}, "leg: expected shape"),
     "list": (lambda made: [made], "got list"),
