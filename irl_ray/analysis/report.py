@@ -24,6 +24,7 @@ EXPERIMENTS = (
     "gridworld_cotrain",
     "gridworld_compile",
     "gridworld_alpha_sweep",
+    "gridworld_alpha_sweep_cotrain",
     "gridworld_latent_sweep",
     "gridworld_taught_methods",
     "gridworld_whole_forced",
@@ -117,7 +118,7 @@ SECTIONS = (
         "With the frozen base model a horizontal gap appears beside the subgoal-aligned solutions; trained along it "
         "does not, and most runs collapse to one switch at the start.",
         figures.rate_distortion,
-        "rllib train file tuned_configs/gridworld_{alpha_sweep,whole_alpha_sweep,taught_alpha_sweep}.yaml",
+        "rllib train file tuned_configs/gridworld_{,whole_,taught_}alpha_sweep.yaml, and ..._cotrain.yaml",
     ),
     Section(
         "fig8_learning", "Fig. 8: reinforcement learning",
