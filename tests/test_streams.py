@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections import deque
 
 import numpy as np
@@ -37,7 +38,7 @@ def world(walks):
     return worlds.make(BALLS, WORLD)
 
 
-def room_of(env, walks) -> tuple[np.ndarray, int]:
+def room_of(env) -> tuple[np.ndarray, int]:
     """What lies in an environment's room, and the agent's state."""
     from irl_ray.worlds.babyai.chain import BALL, COLOURS, FREE, WALL
 
@@ -57,7 +58,7 @@ def test_walks_are_what_the_environment_shows_and_does(walks, side):
     orders = [ORDERS[seed % len(ORDERS)][: 2 + seed % 2] for seed in range(60)]  # of two balls and of three
     envs = [BallChain(memory=True, room_size=side, orders=[order]) for order in orders]
     first = [env.reset(seed=seed)[0] for seed, env in enumerate(envs)]
-    truth, state = (np.array(part) for part in zip(*(room_of(env, walks) for env in envs)))
+    truth, state = (np.array(part) for part in zip(*(room_of(env) for env in envs)))
     made, done = walks.walk(truth, state, [env.order for env in envs], side)
     assert done.sum() >= 55
     for env, number in ((envs[n], n) for n in np.flatnonzero(done)):
@@ -114,15 +115,21 @@ def test_a_stream_resumes_and_never_shares_seeds(world):
     assert len({batch.observation[0, 0].numpy().tobytes() for batch in first}) == len(first)
     assert not torch.equal(first[0].observation[:, 0], next(stream.batches(4, 1, "x")).observation[:, 0])
     assert not torch.equal(first[0].observation[:, 0], next(stream.batches(4, 0, "y")).observation[:, 0])
-    held_out = stream.sample(4, torch.Generator().manual_seed(0))
+    held_out = open_demonstrations(world, WALKS, truth=True).sample(4, torch.Generator().manual_seed(0))
+    assert not any(torch.equal(held_out.observation[:, 0], batch.observation[:, 0]) for batch in first)
     assert (held_out.subgoal >= 0).equal(held_out.mask) and held_out.leg.max() == 2
     assert held_out.observation.dtype == torch.int64 and len(set(first[0].mask.sum(1).tolist())) > 1
     assert first[0].mask.any(0).all()  # no longer than its longest walk
 
 
-def test_labels_are_not_read_that_the_world_says_nothing_of(walks):
-    batch = FunctionStream(worlds.make(BALLS, {"memory": True}), WALKS).sample(4, torch.Generator())
-    assert (batch.subgoal == -1).all() and (batch.leg == 0).all()
+def test_labels_are_read_for_analysis_alone(walks, world):
+    """And never where the world says nothing of them."""
+    unlabelled = worlds.make(BALLS, {"memory": True})
+    for stream in (open_demonstrations(world, WALKS), open_demonstrations(unlabelled, WALKS, truth=True)):
+        for batch in (stream.sample(4, torch.Generator()), next(stream.batches(4, 0))):
+            assert (batch.subgoal == -1).all() and (batch.leg == 0).all()
+    phase = Pretrain(pretrain_config({"env": BALLS, "data": WALKS, "preset": "tiny", "world": WORLD}))
+    assert (next(phase.demonstrations.batches(4, 0)).subgoal == -1).all()
 
 
 def test_who_sees_the_ball_behind_turns_left(walks):
@@ -148,10 +155,57 @@ def test_phases_learn_from_a_function(world):
     assert pretrain_config({"env": BALLS, "data": WALKS, "world": WORLD}).steps == MOST_STEPS
 
 
+def poles(count, random):
+    """Walks of CartPole, numbers in a box."""
+    seen = random.normal(size=(count, 6, 4))
+    return {"observation": seen, "action": random.integers(2, size=(count, 5)), "length": np.full(count, 5)}
+
+
+def test_numbers_have_to_be_finite_up_to_the_last(monkeypatch):
+    world, source = worlds.make("CartPole-v1", {}), f"{__name__}:poles"
+    batch = FunctionStream(world, source).sample(3, torch.Generator())
+    assert batch.observation.dtype == torch.float32 and batch.action.dtype == torch.int64
+
+    def spoilt(count, random, made=poles):
+        walks = made(count, random)
+        walks["observation"][-1, -1, 0] = np.nan
+        return walks
+
+    monkeypatch.setattr(sys.modules[__name__], "poles", spoilt)
+    with pytest.raises(UserError, match="observation: some are not finite"):
+        FunctionStream(world, source).sample(3, torch.Generator())
+
+
 FAULTS = {
     "names": (lambda made: {"walks": made["action"]}, "by the names"),
     "walks": (lambda made: {**made, "length": made["length"][1:]}, "expected 3 walks"),
     "steps": (lambda made: {**made, "length": made["length"] + 1}, "of 1 to 80 steps"),
+    "no step": (lambda made: {**made, "length": made["length"] * 0}, "of 1 to 80 steps"),
+    "horizon": (
+        lambda made: {
+            "observation": made["observation"][:, [0] * 101],
+            "action": made["action"][:, [0] * 100],
+            "length": made["length"] * 0 + 100,
+        },
+        "of 1 to 80 steps",
+    ),
+    "half a step": (lambda made: {**made, "length": made["length"] + 0.5}, "length: expected whole"),
+    "one walk fewer": (lambda made: {name: value[1:] for name, value in made.items()}, "expected 3 walks"),
+    "fewer actions": (lambda made: {**made, "action": made["action"][1:]}, "expected 3 walks"),
+    "flat": (lambda made: {**made, "action": made["action"][:, 0]}, "action: expected"),
+    "below": (lambda made: {**made, "action": made["action"] - 5}, "action: some lie outside"),
+    "last observation": (
+        lambda made: {
+            **made,
+            "observation": np.where(
+                np.arange(made["observation"].shape[1])[:, None] == made["length"][:, None, None],
+                99,
+                made["observation"],
+            ),
+        },
+        "observation: some",
+    ),
+    "unlabelled": (lambda made: {**made, "subgoal": made["subgoal"] - 9}, "subgoal: labels from"),
     "shape": (lambda made: {**made, "observation": made["observation"][..., 1:]}, "observation: expected"),
     "kind": (lambda made: {**made, "action": made["action"] * 1.0}, "action: expected"),
     "range": (lambda made: {**made, "action": made["action"] + 5}, "action: some lie outside"),
@@ -160,7 +214,7 @@ FAULTS = {
         "observation: some",
     ),
     "label": (lambda made: {**made, "subgoal": made["subgoal"] + 1}, "num_subgoals 4"),
-    "label shape": (lambda made: {**made, "leg": made["leg"][:, 1:]}, "leg: expected shape"),
+    "label shape": (lambda made: {**made, "leg": made["leg"][:, 1:]}, "leg: expected one for each step"),
     "list": (lambda made: [made], "got list"),
 }
 
@@ -173,13 +227,20 @@ def test_what_does_not_fit_is_told_in_a_line(walks, world, monkeypatch, fault):
     made = {k: v if k == "length" else v[:, : longest + (k == "observation")] for k, v in made.items()}
     monkeypatch.setattr(walks, "walks", lambda count, random, **_: change(made))
     with pytest.raises(UserError, match=message):
-        FunctionStream(world, WALKS).sample(3, torch.Generator())
+        FunctionStream(world, WALKS, truth=True).sample(3, torch.Generator())
 
 
 def test_functions_are_looked_for_before_a_run(tmp_path, world, capsys):
     check_data(world, WALKS)
     with pytest.raises(UserError, match="cannot be imported"):
         check_data(world, "irl_ray.worlds.babyai.walks:wolks")
+    for option in ({"noise": 0.1}, {"ties": "rule"}):
+        with pytest.raises(UserError, match=f"config.{next(iter(option))}"):
+            open_demonstrations(world, WALKS, **option)
+    with pytest.raises(UserError, match="cannot be called"):
+        FunctionStream(world, "builtins:dict")
+    with pytest.raises(UserError, match="no demonstrations there"):
+        check_data(world, ".walks:walks")
     with pytest.raises(UserError, match="memory: true"):
         FunctionStream(worlds.make(BALLS, {}), WALKS).sample(2, torch.Generator())
     with pytest.raises(UserError, match="cannot be called"):

@@ -119,7 +119,7 @@ def looked_at(world: World, source: str) -> list[str]:
     from irl_ray.data.imports import Findings, checked
 
     if names_function(source):
-        batch = FunctionStream(world, source).sample(WALKS, torch.Generator().manual_seed(0))
+        batch = FunctionStream(world, source, truth=True).sample(WALKS, torch.Generator().manual_seed(0))
         length, told = batch.mask.sum(1), bool((batch.subgoal >= 0).any())
         print(f"walks          made while they are learned from; of {WALKS}, {length.min()} to {length.max()} steps")
         print(f"labels         {'they tell subgoals' if told else 'none'}")

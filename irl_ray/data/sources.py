@@ -39,17 +39,16 @@ def check_data(world: World, data: str, clean: bool = False) -> None:
         UserError: telling what to type instead.
     """
     if names_function(data):
-        check_there(data)
+        imported(data)
         return
     from irl_ray.data.shards import MANIFEST, read_manifest, world_of  # needs pyarrow
 
-    folder = data
-    if not (Path(folder).expanduser() / MANIFEST).exists():
-        raise UserError(f"{folder}: no demonstrations there; {world.how_to_collect(folder, clean)}")
-    different = world.difference(world_of(read_manifest(folder), folder))
+    if not (Path(data).expanduser() / MANIFEST).exists():
+        raise UserError(f"{data}: no demonstrations there; {world.how_to_collect(data, clean)}")
+    different = world.difference(world_of(read_manifest(data), data))
     if different:
         how = world.how_to_collect("ANOTHER", clean)
-        raise UserError(f"{folder} holds demonstrations of another world: {different}; {how}")
+        raise UserError(f"{data} holds demonstrations of another world: {different}; {how}")
 
 
 def open_demonstrations(
@@ -68,7 +67,7 @@ def open_demonstrations(
         data: folder of shards, or `module:function` (`FunctionStream`); None for the stream.
         noise: ε of the stream's expert.
         ties: how the stream's expert chooses between actions that are as good: "free" or "rule".
-        truth: whether ground truth is read from shards, for analysis.
+        truth: whether ground truth is read from shards, or from what a function makes, for analysis.
         device: of the stream.
 
     Raises:
@@ -82,7 +81,9 @@ def open_demonstrations(
     if ties != "free":
         raise UserError(f"config.ties: {ties!r} is for a world's own stream; other demonstrations are as they are")
     if names_function(data):
-        return FunctionStream(world, data)
+        if noise:
+            raise UserError(f"config.noise: {noise} is for a world's own stream; a function's walks are as they are")
+        return FunctionStream(world, data, truth)
     from irl_ray.data.shards import StoredDemonstrations  # needs pyarrow, which a stream does not
 
     stored = StoredDemonstrations(data, truth)

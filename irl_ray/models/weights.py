@@ -162,6 +162,8 @@ def card(artefact: Artefact) -> str:
     for phase, metrics in artefact.metrics.items():
         made = artefact.provenance.get(phase, {})
         told = ", ".join(f"{key} {made[key]}" for key in ("seed", "revision") if key in made)
+        if phase == "pretrain" and artefact.provenance.get("discover", {}).get("config", {}).get("co_training"):
+            told += "; before it was trained along"
         lines += ["", f"## {phase} ({told})", "", "| measured | value |", "|---|---|"]
         lines += [f"| {name} | {_shown(value)} |" for name, value in metrics.items()]
     return "\n".join(lines) + "\n"
