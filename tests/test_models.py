@@ -168,9 +168,9 @@ def test_switch_and_memory_are_causal_but_the_encoder_sees_the_future():
     residual, before = run_meta(agent, observed)
     other, after = run_meta(agent, changed)
     torch.testing.assert_close(meta.memory(residual)[:, :6], meta.memory(other)[:, :6], **TOLERANCE)
-    proposed = torch.randn(2, 8, 4)
-    beta, _ = meta.integrate(residual, meta.memory(residual), proposed)
-    beta_after, _ = meta.integrate(other, meta.memory(other), proposed)
+    proposed, mask = torch.randn(2, 8, 4), torch.ones(2, 8, dtype=torch.bool)
+    beta, _ = meta.integrate(residual, meta.memory(residual), proposed, mask)
+    beta_after, _ = meta.integrate(other, meta.memory(other), proposed, mask)
     torch.testing.assert_close(beta[:, :5], beta_after[:, :5], **TOLERANCE)
     assert not torch.allclose(before.proposal.mean[:, :5], after.proposal.mean[:, :5])
 
@@ -178,16 +178,46 @@ def test_switch_and_memory_are_causal_but_the_encoder_sees_the_future():
 def test_switch_reads_the_integrated_code_not_the_proposal():
     agent = make_agent(WORLD)
     meta, residual = agent.metacontroller, torch.randn(1, 4, 32)
-    memory, proposed = meta.memory(residual), torch.randn(1, 4, 4)
-    beta, code = meta.integrate(residual, memory, proposed)
+    memory, proposed, mask = meta.memory(residual), torch.randn(1, 4, 4), torch.ones(1, 4, dtype=torch.bool)
+    beta, code = meta.integrate(residual, memory, proposed, mask)
     expected = meta.switch(residual[:, 2], memory[:, 2], code[:, 1])
     torch.testing.assert_close(beta[:, 2], expected, **TOLERANCE)
     torch.testing.assert_close(code[:, 2], beta[:, 2, None] * proposed[:, 2] + (1 - beta[:, 2, None]) * code[:, 1])
     assert (beta[:, 0] == 1).all() and torch.equal(code[:, 0], proposed[:, 0])
 
 
-def test_step_form_of_the_switch_equals_the_parallel_form():
-    agent, observed = make_agent(WORLD), observations(3, 9)
+@given(seed=st.integers(0, 1000), rows=st.integers(1, 4), steps=st.integers(1, 9))
+def test_codes_read_at_the_end_are_of_the_last_step_that_they_are_in_force_for(seed, rows, steps):
+    """By a plain loop over each sequence's steps; the switch, which knows no code, is as causal as ever."""
+    torch.manual_seed(seed)
+    meta = make_agent(WORLD, seed=seed, read_at="end").metacontroller
+    residual, noise = torch.randn(rows, steps, 32), torch.randn(rows, steps, 4)
+    length = torch.randint(1, steps + 1, (rows,))
+    mask = torch.arange(steps) < length[:, None]
+    code, beta, proposal = meta(residual, mask, noise, threshold=0.5)
+    proposed, memory = meta.propose(proposal, noise), meta.memory(residual)
+    for row in range(rows):
+        end = int(length[row]) - 1
+        for t in range(int(length[row]) - 1, -1, -1):
+            assert torch.equal(code[row, t], proposed[row, end])
+            assert bool(beta[row, t]) == (t == 0 or bool(meta.switch(residual[row, t], memory[row, t], None) >= 0.5))
+            end = t - 1 if beta[row, t] else end
+
+
+def test_relaxed_codes_read_at_the_end_mix_as_those_at_the_start_do_and_all_of_it_learns():
+    meta = make_agent(WORLD, read_at="end").metacontroller.requires_grad_(True)
+    residual, mask = torch.randn(2, 6, 32), torch.tensor([[True] * 6, [True] * 4 + [False] * 2])
+    code, beta, proposal = meta(residual, mask, torch.zeros(2, 6, 4))
+    mixed = beta[0, 4, None] * proposal.mean[0, 3] + (1 - beta[0, 4, None]) * code[0, 4]
+    torch.testing.assert_close(code[0, 3], mixed, **TOLERANCE)
+    torch.testing.assert_close(code[[0, 1], [5, 3]], proposal.mean[[0, 1], [5, 3]], **TOLERANCE)
+    (meta.control(residual, code)[mask].square().sum() + proposal.kl()[mask].sum()).backward()
+    assert [name for name, p in meta.named_parameters() if p.grad is None or not p.grad.any()] == []
+
+
+@pytest.mark.parametrize("read_at", ["start", "end"])
+def test_step_form_of_the_switch_equals_the_parallel_form(read_at):
+    agent, observed = make_agent(WORLD, read_at=read_at), observations(3, 9)
     meta = agent.metacontroller
     residual, codes = run_meta(agent, observed, threshold=0.5)
     proposed = meta.propose(codes.proposal, torch.randn(3, 9, 4, generator=torch.Generator().manual_seed(0)))
@@ -196,7 +226,8 @@ def test_step_form_of_the_switch_equals_the_parallel_form():
         beta = meta.switch_step(residual[:, t], state)
         switched = beta >= 0.5
         torch.testing.assert_close(switched.float(), codes.beta[:, t])
-        state["code"][switched] = proposed[:, t][switched]
+        # Where codes are read at the end, another will be in force: here it is told.
+        state["code"][switched] = (proposed if read_at == "start" else codes.code)[:, t][switched]
         torch.testing.assert_close(state["code"], codes.code[:, t], **TOLERANCE)
         controlled = meta.control(residual[:, t], state["code"])
         torch.testing.assert_close(controlled, meta.control(residual, codes.code)[:, t], **TOLERANCE)
@@ -216,8 +247,9 @@ def test_step_form_of_the_codes_equals_the_parallel_form(switch, threshold):
     assert codes.beta[:, 1:].round().unique().tolist() == [0, 1] or switch == "soft"
 
 
-def test_padding_changes_nothing():
-    agent, observed = make_agent(WORLD), observations(1, 6)
+@pytest.mark.parametrize("read_at", ["start", "end"])
+def test_padding_changes_nothing(read_at):
+    agent, observed = make_agent(WORLD, read_at=read_at), observations(1, 6)
     _, alone = run_meta(agent, observed)
     padded = torch.cat([observed, observations(1, 4, seed=3)], 1)
     mask = torch.arange(10)[None] < 6
@@ -253,7 +285,9 @@ def test_the_summary_is_one_vector_of_the_whole_sequence():
     assert codes.code.shape == (2, 7, 4)
 
 
-@pytest.mark.parametrize("wrong", [{"summary": "both"}, {"summary_layers": 0}, {"switch": "hard"}, {"rank": 0}])
+@pytest.mark.parametrize(
+    "wrong", [{"summary": "both"}, {"summary_layers": 0}, {"switch": "hard"}, {"rank": 0}, {"read_at": "last"}]
+)
 def test_shapes_of_a_metacontroller_that_cannot_be_are_refused(wrong):
     with pytest.raises(UserError, match=next(iter(wrong))):
         make_agent(WORLD, **wrong)
@@ -276,9 +310,9 @@ def test_gumbel_switches_are_open_as_often_as_the_sigmoid_says(temperature, logi
     meta = make_agent(WORLD, switch="gumbel", switch_temperature=temperature).metacontroller
     torch.nn.init.zeros_(meta.switch_out.weight)
     torch.nn.init.constant_(meta.switch_out.bias, logit)
-    residual, proposed = torch.zeros(400, 21, 32), torch.zeros(400, 21, 4)
+    residual, proposed, mask = torch.zeros(400, 21, 32), torch.zeros(400, 21, 4), torch.ones(400, 21, dtype=torch.bool)
     noise = torch.rand(400, 21, generator=torch.Generator().manual_seed(0))
-    beta, _ = meta.integrate(residual, meta.memory(residual), proposed, switch_noise=noise)
+    beta, _ = meta.integrate(residual, meta.memory(residual), proposed, mask, switch_noise=noise)
     share, expected = float(beta[:, 1:].mean()), 1 / (1 + math.exp(-logit))
     assert share == pytest.approx(expected, abs=4 * (expected * (1 - expected) / 8000) ** 0.5 + 1e-4)
 

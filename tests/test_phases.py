@@ -142,6 +142,9 @@ def test_pretraining_losses_are_those_of_a_plain_loop(tiny_weights, tiny_world):
         {"clean_slate": True},
         {"clean_slate": True, "cut_share": 0.5},
         {"clean_slate": True, "turned_summaries": True},
+        {"cut_share": 1.0, "cuts": 2, "read_at": "end"},
+        {"clean_slate": True, "read_at": "end"},
+        {"clean_slate": True, "turned_summaries": True, "read_at": "end"},
     ],
 )
 @pytest.mark.parametrize("switch", ["soft", "gumbel"])
@@ -149,9 +152,13 @@ def test_discovery_losses_are_those_of_a_plain_loop(switch, memory, layer, tiny_
     """Eq. 9 step by step: action NLL under the code in force, and the KL of every proposal, taken or not.
 
     Where memory starts anew, both halves of the base model read what follows alone; so does the metacontroller where it
-    starts anew at switches, but for the summary.
+    starts anew at switches, but for the summary. A code that is read at the end is of the step before the next switch,
+    and all that it is read from is turned, where anything is.
     """
-    phase = discover(tiny_weights, metacontroller={"switch": switch, "layer": layer}, **memory)
+    memory = dict(memory)
+    at_end = memory.pop("read_at", "start") == "end"
+    shape = {"switch": switch, "layer": layer, "read_at": "end" if at_end else "start"}
+    phase = discover(tiny_weights, metacontroller=shape, **memory)
     base, meta = phase.agent.base, phase.agent.metacontroller
     batch = phase.demonstrations.sample(4, torch.Generator().manual_seed(3))
     phase._noise.manual_seed(9)
@@ -174,14 +181,18 @@ def test_discovery_losses_are_those_of_a_plain_loop(switch, memory, layer, tiny_
             residual = base.lower(base.embed(walk), meta.layer)
             grid = torch.arange(tiny_world.num_cells).reshape(tiny_world.grid_size, -1)
             grid = (grid.flip(0) if turns[row] >= 4 else grid).rot90(int(turns[row]) % 4).flatten().tolist()
-            summary = meta.summarise(base.lower(base.embed(walk.clone().apply_(grid.index)), meta.layer), real)
+            turned = base.lower(base.embed(walk.clone().apply_(grid.index)), meta.layer)
+            summary, remembered = meta.summarise(turned, real), meta.memory(turned)
             hidden, code, codes, since = torch.zeros(1, 1, meta.config.memory_size), None, [], 0
+            proposals, betas = [], []
             begins = {0, *(int(where * length) for cut, where in drawn[row].tolist() if cut < share)}
             for t in range(length):
                 e, memory_state = residual[:, t], hidden[0]
                 if memory.get("clean_slate"):
                     e = base.lower(base.embed(batch.observation[row : row + 1, since : t + 1]), meta.layer)[:, -1]
-                mean, log_std = meta.encode(e, memory_state, summary[:, t])
+                turns_all = at_end and memory.get("turned_summaries")
+                read = (turned[:, t], remembered[:, t]) if turns_all else (e, memory_state)
+                mean, log_std = meta.encode(*read, summary[:, t])
                 proposed = mean + log_std.exp() * noise[row, t]
                 beta = torch.ones(1)
                 if code is not None:
@@ -194,10 +205,16 @@ def test_discovery_losses_are_those_of_a_plain_loop(switch, memory, layer, tiny_
                 ).sum()
                 sums[2] += float(beta)
                 codes.append(code)
+                proposals.append(proposed)
+                betas.append(beta)
                 if memory.get("clean_slate") and float(beta) > 0.5:
                     begins.add(t)
                     since = t
                 _, hidden = meta.gru(meta.norm(e)[:, None], hidden)
+            if at_end:
+                code = codes[-1] = proposals[-1]
+                for t in range(length - 2, -1, -1):
+                    code = codes[t] = betas[t + 1] * proposals[t] + (1 - betas[t + 1]) * code
             pieces += len(begins)
             for begin, end in pairwise([*sorted(begins), length]):
                 seen = base.lower(base.embed(batch.observation[row : row + 1, begin:end]), meta.layer)

@@ -10,6 +10,9 @@ One function per equation:
     integrate    z_t = beta_t z~_t + (1 - beta_t) z_{t-1}         Eq. 17
     decode       U_t = f_hyp(z_t)                                 Eq. 18
     control      e^_t = e_t + U_t e_t                             Eq. 11
+
+With `read_at: end` (ours) a code is that of the last step it is in force for, where what was reached shows:
+z_t = beta_{t+1} z~_t + (1 - beta_{t+1}) z_{t+1}. The switch then does without z_{t-1}, which is not known before it.
 """
 
 from __future__ import annotations
@@ -43,6 +46,8 @@ class MetacontrollerConfig:
         summary_layers: L_emb, Hawk blocks of the "sequence" summary.
         summary_size: n_s, width of the summary.
         encoder_hidden: hidden width of f_enc and f_switch.
+        read_at: at which of the steps that share a code it is read from the sequence: at the "start", where the switch
+            opened (the paper's Eq. 17), or at the "end" (ours), the step before it opens again.
         decoder_hidden: hidden width of f_hyp; None for a U(z) that is linear in z (ours), whose units cannot die.
         rank: rank of U; None for a full matrix (the ant's).
         controller_scale: standard deviation of U e relative to e at a code drawn from the prior.
@@ -61,6 +66,7 @@ class MetacontrollerConfig:
     summary_layers: int = 2
     summary_size: int = 32
     encoder_hidden: int = 64
+    read_at: str = "start"
     decoder_hidden: int | None = 32
     rank: int | None = 16
     controller_scale: float = 0.5
@@ -71,7 +77,8 @@ class MetacontrollerConfig:
     forced_switch: bool = False
 
     def __post_init__(self) -> None:
-        for name, choices in (("summary", tuple(SUMMARIES)), ("switch", ("soft", "gumbel"))):
+        expected = {"summary": tuple(SUMMARIES), "switch": ("soft", "gumbel"), "read_at": ("start", "end")}
+        for name, choices in expected.items():
             if getattr(self, name) not in choices:
                 raise UserError(f"{name}: expected one of {', '.join(choices)}, got {getattr(self, name)!r}")
         check_at_least(self, layer=0, code_size=1, memory_size=1, summary_layers=1, summary_size=1, encoder_hidden=1)
@@ -232,7 +239,7 @@ class Metacontroller(nn.Module):
             nn.Linear(context + config.summary_size, hidden), nn.ReLU(), nn.Linear(hidden, 2 * z)
         )
         self.switch_context = nn.Linear(context, hidden)
-        self.switch_code = nn.Linear(z, hidden, bias=False)
+        self.switch_code = nn.Linear(z, hidden, bias=False) if config.read_at == "start" else None
         self.switch_out = nn.Linear(hidden, 1)
         self.decoder = ControllerDecoder(z, config.decoder_hidden, width, config.rank, config.controller_scale)
         with torch.no_grad():
@@ -260,8 +267,9 @@ class Metacontroller(nn.Module):
     def _switch_context(self, residual: Tensor, memory: Tensor) -> Tensor:
         return self.switch_context(torch.cat([self.norm(residual), memory], -1))
 
-    def _switch_logit(self, context: Tensor, previous: Tensor) -> Tensor:
-        return self.switch_out(F.relu(context + self.switch_code(previous))).squeeze(-1)
+    def _switch_logit(self, context: Tensor, previous: Tensor | None) -> Tensor:
+        read = context if self.switch_code is None else context + self.switch_code(previous)
+        return self.switch_out(F.relu(read)).squeeze(-1)
 
     def switch(self, residual: Tensor, memory: Tensor, previous: Tensor) -> Tensor:
         """beta_t (Eq. 16) from e_t, h_{t-1} and z_{t-1}: [...] in (0, 1). Sees no future."""
@@ -278,30 +286,48 @@ class Metacontroller(nn.Module):
         residual: Tensor,
         memory: Tensor,
         proposed: Tensor,
+        mask: Tensor,
         threshold: float | None = None,
         switch_noise: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """beta_t and z_t over a sequence (Eqs. 16, 17): [B, T], [B, T, z].
+        """beta_t and z_t over a sequence (Eqs. 16, 17, or as `read_at` says): [B, T], [B, T, z].
 
-        z_0 = 0 and the first proposal is always taken (ours). With a `threshold` the switch is
+        z_0 = 0, and the first step always has a code of its own (ours). With a `threshold` the switch is
         binary, as in internal RL. With `switch_noise`, uniform [B, T], and `switch="gumbel"` it is
         drawn, and its gradient is that of the relaxed switch.
         """
-        contexts = self._switch_context(residual, memory).unbind(1)
+        context, (first, *later) = self._switch_context(residual, memory), proposed.unbind(1)
+        if self.config.read_at == "end":
+            beta = self._beta(context, None, threshold, switch_noise)
+            beta = torch.cat([torch.ones_like(beta[:, :1]), beta[:, 1:]], 1)
+            return beta, self._codes_of_ends(proposed, beta, mask)
+        contexts = context.unbind(1)
         uniform = switch_noise.unbind(1) if switch_noise is not None else [None] * len(contexts)
-        code = proposed[:, 0]
+        code = first
         codes, betas = [code], [torch.ones_like(code[:, 0])]
-        for t, proposal in enumerate(proposed.unbind(1)[1:], start=1):
+        for t, proposal in enumerate(later, start=1):
             beta = self._beta(contexts[t], code, threshold, uniform[t])
             code = torch.lerp(code, proposal, beta[:, None])
             codes.append(code)
             betas.append(beta)
         return torch.stack(betas, 1), torch.stack(codes, 1)
 
-    def _beta(self, context: Tensor, previous: Tensor, threshold: float | None, switch_noise: Tensor | None) -> Tensor:
-        """beta of one step [B], as `integrate` describes it."""
+    @staticmethod
+    def _codes_of_ends(proposed: Tensor, beta: Tensor, mask: Tensor) -> Tensor:
+        """z_t = beta_{t+1} z~_t + (1 - beta_{t+1}) z_{t+1}, the last real step's being its own: [B, T, z]."""
+        ends = F.pad(torch.where(mask, beta, 1.0)[:, 1:], (0, 1), value=1.0)
+        code, codes = proposed[:, -1], []
+        for proposal, end in zip(reversed(proposed.unbind(1)), reversed(ends.unbind(1))):
+            code = torch.lerp(code, proposal, end[:, None])
+            codes.append(code)
+        return torch.stack(codes[::-1], 1)
+
+    def _beta(
+        self, context: Tensor, previous: Tensor | None, threshold: float | None, switch_noise: Tensor | None
+    ) -> Tensor:
+        """beta [...] of contexts [..., hidden] and codes before them [..., z], as `integrate` describes it."""
         if self.config.forced_switch:
-            return torch.ones_like(previous[:, 0])
+            return torch.ones_like(context[..., 0])
         logit = self._switch_logit(context, previous)
         if switch_noise is not None and self.config.switch == "gumbel":
             logistic = torch.logit(switch_noise.clamp(1e-6, 1 - 1e-6))
@@ -323,6 +349,7 @@ class Metacontroller(nn.Module):
         threshold: float | None = None,
         switch_noise: Tensor | None = None,
         summary: Tensor | None = None,
+        read: Tensor | None = None,
     ) -> Codes:
         """Parallel form over whole sequences; what the codes do to the residual stream is `control`.
 
@@ -333,10 +360,14 @@ class Metacontroller(nn.Module):
             threshold: binarises the switch where given.
             switch_noise: uniform [B, T], draws the switch where it is trained with Gumbel noise.
             summary: s [B, T, s], where it is not that of `residual`.
+            read: e_l as the encoder alone reads it, [B, T, d], with the memory of it, where it is not `residual`.
         """
         memory = self.memory(residual)
-        proposal = self.encode(residual, memory, self.summarise(residual, mask) if summary is None else summary)
-        beta, code = self.integrate(residual, memory, self.propose(proposal, noise), threshold, switch_noise)
+        summary = self.summarise(residual, mask) if summary is None else summary
+        proposal = (
+            self.encode(residual, memory, summary) if read is None else self.encode(read, self.memory(read), summary)
+        )
+        beta, code = self.integrate(residual, memory, self.propose(proposal, noise), mask, threshold, switch_noise)
         return Codes(code, beta, proposal)
 
     @torch.no_grad()

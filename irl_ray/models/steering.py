@@ -53,7 +53,8 @@ def found_codes(
         threshold: binarises the switch where given.
         switch_noise: uniform [B, T], draws the switch where it is trained with Gumbel noise.
         clean_slate: whether the base model's memory starts anew at every switch.
-        symmetry: int64 [B], by which the summary, and it alone, reads each walk turned or mirrored; None as it is.
+        symmetry: int64 [B], by which the summary reads each walk turned or mirrored, and the whole encoder where codes
+            are read at the end; None as it is.
     """
     observed, layer = batch.observation[:, :-1], metacontroller.layer
     residual = base.lower(base.embed(observed), layer)
@@ -61,7 +62,8 @@ def found_codes(
     summary = metacontroller.summarise(read, batch.mask)
     if clean_slate and layer:  # e_0 has no memory; of models with positions it has one, which `check_slate` refuses
         residual = _residuals_anew(base, metacontroller, batch, summary, noise, threshold, switch_noise)
-    return residual, metacontroller(residual, batch.mask, noise, threshold, switch_noise, summary)
+    turned = read if symmetry is not None and metacontroller.config.read_at == "end" else None
+    return residual, metacontroller(residual, batch.mask, noise, threshold, switch_noise, summary, turned)
 
 
 @torch.no_grad()

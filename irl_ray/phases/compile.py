@@ -52,6 +52,8 @@ class CompileConfig(CodesConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_at_least(self, code_weight=0, boundary_weight=0)
+        if self.metacontroller.read_at != "start":
+            raise UserError("metacontroller.read_at: CompILE reads codes by its own segment encoder; leave it out")
         self.segmenter.code_size = self.metacontroller.code_size
 
 
@@ -143,7 +145,7 @@ class CompILE(Phase):
         # As it acts: the switch sees the code that it holds, not the segmenter's next one.
         residual = agent.base.lower(agent.base.embed(batch.observation[:, :-1]), agent.metacontroller.layer)
         memory = agent.metacontroller.memory(residual)
-        causal, held = agent.metacontroller.integrate(residual, memory, found.code, config.switch_threshold)
+        causal, held = agent.metacontroller.integrate(residual, memory, found.code, batch.mask, config.switch_threshold)
         aligned = alignment_and_meaning(causal, held, batch, config.switch_tolerance)
         return {
             "eval/action_nll_hard": float(nll / total),

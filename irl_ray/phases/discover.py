@@ -117,7 +117,8 @@ class DiscoverConfig(CodesConfig):
         cuts: at how many steps of such a trajectory.
         turned_summaries: whether the summary, and it alone, reads each walk turned or mirrored at random as it is
             learned from (ours; False in the paper): of the future a code can then say what a world's symmetries leave
-            as it is, such as what is reached, but no places.
+            as it is, such as what is reached, but no places. Where codes are read at the end of their steps, all that
+            they are read from is turned.
         alpha_hold: share of the run during which α is zero.
         alpha_ramp: share of the run at whose end α has grown, linearly, to its full value.
         switch_cost: nats that a switch costs, beside those of the actions (ours; 0 in the paper, where a closed switch
@@ -168,6 +169,8 @@ class DiscoverConfig(CodesConfig):
             raise UserError(
                 f"{key}: has no effect on what the teacher teaches, with the whole past; set teacher.steps: 0"
             )
+        if self.metacontroller.read_at == "end" and self.teacher.steps >= self.steps:
+            raise UserError("metacontroller.read_at: has no effect on what the teacher teaches; set teacher.steps: 0")
         if self.co_training and self.teacher.steps:
             raise UserError("co_training: the teacher needs a frozen base model; set teacher.steps: 0")
 
