@@ -124,6 +124,11 @@ def over_pairs(clean_slate: bool) -> list[TrialResult]:
     return sorted(found, key=lambda t: (t.origin["discover.seed"], t.params["seed"]))
 
 
+def balls(episodes: int) -> list[float]:
+    """Success of BabyAI's three runs in the update that ends after so many episodes."""
+    return [dict(t.curve)[episodes] for t in runs("babyai_internal")]
+
+
 def forced_beside_goals() -> list[TrialResult]:
     """RL over codes at every step: of a memory that starts anew with each, and of one that never does."""
     return [by(runs("gridworld_forced"), "discover.clean_slate", anew)[0] for anew in (True, False)]
@@ -254,6 +259,57 @@ ANT, GRID, MEDIUM = "ant_internal", "gridworld_taught_internal_seeds", "gridworl
 ALPHAS = (0.05, 0.1, 0.17, 0.3, 0.5)
 
 FIGURES = [
+    Figure(
+        "F1 with changes of ball; code → ball (chance {}) | {}; {}; {} |",
+        lambda: [
+            card("babyai")[name]
+            for name in ("code_subgoal_chance", "switches_per_episode", "switch_f1", "code_subgoal_accuracy")
+        ],
+    ),
+    Figure(
+        "controllers trained with labels | {} ({}); {} ({}) | the same | 0 |",
+        lambda: [
+            *(card("babyai")[f"injected_success{told}"] for told in ("", "_training_tasks")),
+            *controlled(card("babyai"), 1),
+        ],
+    ),
+    Figure(
+        "(the last 2,048, codes sampled): median (each) | {} ({}, {}, {});",
+        lambda: [median(balls(90112)), *balls(90112)],
+    ),
+    Figure(
+        "| After 12,288; 32,768; 61,440 episodes: median | {}; {}; {} |",
+        lambda: [median(balls(episodes)) for episodes in (12288, 32768, 61440)],
+    ),
+    Figure(
+        "lr 3e-4, after {} episodes, {} minutes | {}; no update met a reward |",
+        lambda: [
+            (raw := runs("babyai_raw")[0]).curve[-1][0],
+            raw.seconds / 60,
+            raw.metrics["num_updates_with_reward_lifetime"],
+        ],
+    ),
+    Figure(
+        "has {} after {} episodes and {} after {}, in ten minutes beside two other jobs",
+        lambda: [
+            value for at in (100352, 190464) for value in (dict(runs("gridworld_internal_alpha_scan")[0].curve)[at], at)
+        ],
+    ),
+    Figure(
+        "(`babyai_chain.yaml`; seed 0) | one observation at a time | .3; 1 | 2,400 | {}; {} | {} | {} | {} ({}) |",
+        lambda: [
+            runs("babyai_discover")[0].metrics[name]
+            for name in (
+                "switches_per_episode",
+                "switch_f1",
+                "code_subgoal_accuracy",
+                "eval/action_nll",
+                "injected_success",
+                "injected_success_training_tasks",
+            )
+        ],
+        page=CODES,
+    ),
     # A world of one's own.
     Figure(
         "controllers trained with labels on 0-3-2-1 (on training tasks) | {} ({}) |",

@@ -22,6 +22,7 @@ from irl_ray.data.trajectories import random_starts
 from irl_ray.errors import UserError
 from irl_ray.models import weights
 from irl_ray.models.weights import fingerprint
+from irl_ray.phases.compile import compile_config
 from irl_ray.phases.discover import Discover, discover_config
 from irl_ray.phases.pretrain import Pretrain, pretrain_config, pretraining_losses
 from irl_ray.phases.training import OptimizerConfig
@@ -441,6 +442,18 @@ def test_a_cost_on_switches_that_is_never_counted_is_refused(tiny_weights):
     for settings in ({"metacontroller": {"forced_switch": True}}, {"teacher": {"steps": 60, "weigh_after": 20}}):
         with pytest.raises(UserError, match="switch_cost: has no effect"):
             discover(tiny_weights, switch_cost=0.1, **settings)
+
+
+def test_reading_codes_at_the_end_where_it_changes_nothing_is_refused(tiny_weights):
+    end = {"read_at": "end"}
+    for settings in (
+        {"metacontroller": {**end, "forced_switch": True}},
+        {"metacontroller": end, "teacher": {"steps": 60, "weigh_after": 20}},
+    ):
+        with pytest.raises(UserError, match="read_at: has no effect"):
+            discover(tiny_weights, **settings)
+    with pytest.raises(UserError, match="metacontroller.read_at: CompILE"):
+        compile_config({"preset": "tiny", "base": str(tiny_weights), "metacontroller": end})
 
 
 def test_schedules():

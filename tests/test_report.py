@@ -126,6 +126,7 @@ def test_methods_are_told_apart_by_how_their_codes_were_found():
     forced.origin["discover.metacontroller.summary"] = "sequence"
     assert comparison.method_of("InternalRL", forced) == "forced switching"
     forced.origin |= {"discover.clean_slate": True, "discover.switch_cost": 0.4, "discover.turned_summaries": True}
+    forced.origin["discover.metacontroller.read_at"] = "start"
     label = "forced switching, memory anew at every switch, turned summaries, a cost on switches"
     assert comparison.method_of("InternalRL", forced) == label
     forced.origin |= {"discover.co_training": "pretrained", "pretrain.window_share": 0.7}
@@ -134,6 +135,9 @@ def test_methods_are_told_apart_by_how_their_codes_were_found():
         "base trained on windows"
     )
     assert comparison.method_of("InternalRL", forced) == label
+    forced.origin["discover.metacontroller.read_at"] = "end"
+    told = label.replace("switch, turned", "switch, codes read at the end, turned")
+    assert comparison.method_of("InternalRL", forced) == told
     thresholds = ((0.0, "forced switching in RL alone, taught codes"), (1e-9, f"{TAUGHT}, switch threshold 1e-09"))
     for threshold, label in thresholds:
         assert comparison.method_of("InternalRL", rl_trial([0.0], {"switch_threshold": threshold})) == label
@@ -213,6 +217,7 @@ def test_a_sweep_over_goals_shows_the_runs_whose_memory_starts_anew():
 
     other = [found(alpha, 0, anew=False, told=0.3) for alpha in (0.0, 0.7)]
     other += [found(0.2, 0, co_training="scratch"), found(0.2, 0, start_from="x"), found(0.2, 0, turned_summaries=True)]
+    other.append(found(0.2, 0, **{"metacontroller.read_at": "end"}))
     seeds = [[found(0.1, 0), found(0.5, 0)], [found(0.1, 1), found(0.5, 1, told=0.4)]]
     sweeps = Results([ExperimentResult("goals", "Discover", str(i), t + other) for i, t in enumerate(seeds)], [])
     plt = figure_module(Path("x.svg"))

@@ -254,6 +254,7 @@ def rate_distortion(plt: Any, results: Results) -> Drawn | None:
                     and t.params.get("metacontroller.summary", "sequence") == summary
                     and bool(t.params.get("clean_slate")) == anew
                     and not t.params.get("turned_summaries")
+                    and t.params.get("metacontroller.read_at", "start") == "start"
                 ]
                 shown += chosen
                 if chosen:
@@ -443,7 +444,8 @@ def goals_figure(key: str, xlabel: str, symlog: float | None = None) -> Callable
         other = (
             "co_training", "start_from", "metacontroller.forced_switch", "cut_share", "switch_cost", "turned_summaries",
         )  # fmt: skip
-        told = trial.params.get("clean_slate") and "switch_f1_legs" in trial.metrics
+        at_start = trial.params.get("metacontroller.read_at", "start") == "start"
+        told = at_start and trial.params.get("clean_slate") and "switch_f1_legs" in trial.metrics
         return bool(told) and not any(trial.params.get(name) for name in other)
 
     def draw(plt: Any, results: Results) -> Drawn | None:

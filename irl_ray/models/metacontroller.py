@@ -81,6 +81,8 @@ class MetacontrollerConfig:
         for name, choices in expected.items():
             if getattr(self, name) not in choices:
                 raise UserError(f"{name}: expected one of {', '.join(choices)}, got {getattr(self, name)!r}")
+        if self.forced_switch and self.read_at == "end":
+            raise UserError("read_at: has no effect where a code lasts for one step; leave it or forced_switch out")
         check_at_least(self, layer=0, code_size=1, memory_size=1, summary_layers=1, summary_size=1, encoder_hidden=1)
         check_at_least(self, decoder_hidden=1, rank=1, controller_scale=0)
         check_above_zero(self, "switch_temperature")
