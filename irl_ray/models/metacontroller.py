@@ -273,13 +273,16 @@ class Metacontroller(nn.Module):
         read = context if self.switch_code is None else context + self.switch_code(previous)
         return self.switch_out(F.relu(read)).squeeze(-1)
 
-    def switch(self, residual: Tensor, memory: Tensor, previous: Tensor) -> Tensor:
-        """beta_t (Eq. 16) from e_t, h_{t-1} and z_{t-1}: [...] in (0, 1). Sees no future."""
+    def switch(self, residual: Tensor, memory: Tensor, previous: Tensor | None) -> Tensor:
+        """beta_t (Eq. 16) from e_t, h_{t-1} and z_{t-1}, which is not read with `read_at: end`: [...] in (0, 1).
+
+        Sees no future.
+        """
         if self.config.forced_switch:
-            return torch.ones_like(previous[..., 0])
+            return torch.ones_like(memory[..., 0])
         return torch.sigmoid(self.switch_logit(residual, memory, previous))
 
-    def switch_logit(self, residual: Tensor, memory: Tensor, previous: Tensor) -> Tensor:
+    def switch_logit(self, residual: Tensor, memory: Tensor, previous: Tensor | None) -> Tensor:
         """The logit of beta_t."""
         return self._switch_logit(self._switch_context(residual, memory), previous)
 
