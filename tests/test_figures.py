@@ -129,6 +129,12 @@ def balls(episodes: int) -> list[float]:
     return [dict(t.curve)[episodes] for t in runs("babyai_internal")]
 
 
+def balls_found(seed: int) -> dict[str, float]:
+    """Gates of BabyAI's codes, and action NLL + α KL, which counts no price of switches."""
+    run = next(t for t in by(runs("babyai_discover"), "seed", seed) if t.finished)
+    return run.metrics | {"loss_of_codes": run.metrics["action_nll"] + run.metrics["alpha"] * run.metrics["kl"]}
+
+
 def forced_beside_goals() -> list[TrialResult]:
     """RL over codes at every step: of a memory that starts anew with each, and of one that never does."""
     return [by(runs("gridworld_forced"), "discover.clean_slate", anew)[0] for anew in (True, False)]
@@ -271,6 +277,17 @@ FIGURES = [
         lambda: [
             *(card("babyai")[f"injected_success{told}"] for told in ("", "_training_tasks")),
             *controlled(card("babyai"), 1),
+        ],
+    ),
+    Figure(
+        "says so ({}; {} and {} of seeds 0, 1) | {}, {}; {}, {}; {}, {} |",
+        lambda: [
+            *(balls_found(seed)["loss_of_codes"] for seed in (2, 0, 1)),
+            *(
+                balls_found(seed)[name]
+                for name in ("switch_f1", "code_subgoal_accuracy", "injected_success")
+                for seed in (1, 2)
+            ),
         ],
     ),
     Figure(
