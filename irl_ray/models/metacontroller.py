@@ -387,6 +387,8 @@ class Metacontroller(nn.Module):
     ) -> Tensor:
         """One step of `forward`, without gradients, for what cannot be known before its switch: beta_t [B].
 
+        With `read_at: end` the code in `state` is not the one in force, which is known only at its end, nor is it read.
+
         Args:
             residual: e_l, [B, d].
             summary: s, [B, s].
