@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+import yaml
 from conftest import make_ant_agent
 from hypothesis import given
 from hypothesis import strategies as st
@@ -20,6 +21,7 @@ from irl_ray.errors import UserError
 from irl_ray.internal.internal_env import InternalVectorEnv
 from irl_ray.internal.rollout import roll_out
 from irl_ray.internal.sampler import sample_code_episodes, sample_raw_episodes
+from irl_ray.models import weights
 from irl_ray.models.actions import CategoricalActions, GaussianActions
 from irl_ray.models.weights import fingerprint
 from irl_ray.phases.discover import Discover, discover_config
@@ -210,6 +212,22 @@ def test_mistakes_cost_one_line(tmp_path, ant_data, ant_weights, tiny_weights, c
         assert (irl_ray(out) if "Pretrain" in text else rllib(["train", "file", str(path)])) == 2
         error = capsys.readouterr().err
         assert told in error and error.count("\n") == 1, error
+
+
+def test_an_expert_is_trained_by_a_file_and_shows_the_tasks_of_its_world(tmp_path, capsys):
+    settings = {"preset": "tiny"}
+    small = {"num_envs_per_env_runner": 4, "rollout_fragment_length": 8, "train_batch_size": 32, "minibatch_size": 16}
+    config = {"env_config": settings, "num_env_runners": 0, **small}
+    file = tmp_path / "expert.yaml"
+    written = {"run": "ExpertPPO", "env": "irl_ray/AntPinpadGuided-v0", "stop": {"training_iteration": 1}}
+    file.write_text(yaml.safe_dump({"expert": {**written, "config": config}}))
+    assert rllib(["train", "file", str(file), "--storage-path", str(tmp_path)]) == 2
+    assert "config.world" in capsys.readouterr().err
+    file.write_text(yaml.safe_dump({"expert": {**written, "config": {**config, "world": ANT_ID}}}))
+    assert rllib(["train", "file", str(file), "--storage-path", str(tmp_path)]) == 0
+    found = next(tmp_path.rglob("artefact"))
+    artefact = weights.load(str(found), "expert")
+    assert artefact.world == AntSpec.of(settings) and artefact.expert.config.action_size == 8
 
 
 def test_phases_say_what_is_wrong_with_the_data(tmp_path, ant_data, capsys):

@@ -228,7 +228,7 @@ def test_a_sweep_over_goals_shows_the_runs_whose_memory_starts_anew():
     assert "from scratch: 0 of 4 runs" in rates.words and len(rates.rows) == 12
     assert {row[1:3] for row in drawn.rows} == {(a, s) for a in (0.1, 0.5) for s in (0, 1)}
     assert [row[3] for row in drawn.rows if row[0] == "switch_f1_legs"] == pytest.approx([0.9, 1.3, 0.9, 1.3])
-    assert drawn.words == "codes tell the pair (probe above .9 in every run) at α 0.1; of 0.1, 0.5."
+    assert drawn.words == "codes tell the subgoal (probe above .9 in every run) at α 0.1; of 0.1, 0.5."
     assert figures.goals_figure("alpha", "α")(plt, some_results()) is None
     later = [ExperimentResult(name, "Discover", name, [found(a, 0)]) for name, a in (("goals", 0.3), ("alone", 0.9))]
     drawn = figures.goals_figure("alpha", "α")(plt, Results([*sweeps.experiments, *later], []))

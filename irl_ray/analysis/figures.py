@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from irl_ray import worlds
 from irl_ray.analysis.comparison import WORLDS, Row, best_variants, final_success, methods
 from irl_ray.analysis.results import ExperimentResult, Results, TrialResult
 from irl_ray.analysis.statistics import quartiles
@@ -220,7 +221,7 @@ def injected_codes(plt: Any, results: Results) -> Drawn | None:
         if got["walks_unseen"]:
             words[-1] += f", of transitions never seen {got['reached_alone_unseen']:.2f} to {got['reached_unseen']:.2f}"
     axes.set_xticks([at for at, _ in ticks], [name for _, name in ticks], fontsize=8)
-    axes.set_ylabel("next colour is the code's")
+    axes.set_ylabel("next target is the code's")
     axes.set_title("white: left alone; grey: code injected; one standard error", fontsize=8)
     sources = [_analysis_source(a) for a in found]
     header = ("model", "transitions", "step", "walks", "reached_alone", "reached_injected")
@@ -360,7 +361,7 @@ def gradient_variance(plt: Any, results: Results) -> Drawn | None:
                 panel.plot(analysis["lengths"], values, style, color="black", marker=marker, markersize=4, label=label)
             rows += [(analysis["model"], name, *row) for row in zip(analysis["lengths"], *moments)]
         told = [i for i, v in enumerate(analysis["raw/variance"]) if v > 0 and analysis["internal/variance"][i] > 0]
-        if told:  # too short walks enter no colour: their return does not vary
+        if told:  # too short walks reach no target: their return does not vary
             ends = told[0], told[-1]
             internal, raw = ([analysis[f"{name}/variance"][i] for i in ends] for name in ("internal", "raw"))
             steps = [analysis["lengths"][i] for i in ends]
@@ -370,7 +371,7 @@ def gradient_variance(plt: Any, results: Results) -> Drawn | None:
                 "raw RL (other parameters, so compare the growth)"
             )
     for panel, title in zip(
-        panels, ("return that decisions do not change: E |∇ log π|²", "measured, return: first colour")
+        panels, ("return that decisions do not change: E |∇ log π|²", "measured, return: the first target")
     ):
         panel.set(xscale="log", yscale="log", xlabel="raw steps per decision", title=title)
         panel.title.set_fontsize(9)
@@ -425,15 +426,17 @@ def sweep_figure(
     return draw
 
 
-# Of a sweep over goals of pairs of colours, a panel each: what is measured, and by what.
-_GOALS = {
-    "switches an episode": {"": "switches_per_episode"},
-    "F1 of switches": {"colour": "switch_f1_legs", "pair": "switch_f1"},
-    "the code tells": {"colour": "code_target_accuracy", "pair": "code_subgoal_accuracy"},
-    "class-mean codes by colour succeed": {
-        "unseen order": "injected_success_by_colour", "training tasks": "injected_success_by_colour_training_tasks",
-    },
-}  # fmt: skip
+def _goals(target: str) -> dict[str, dict[str, str]]:
+    """Of a sweep over goals of several legs, each with a target so called, a panel each: what is measured, by what."""
+    injected = f"injected_success_by_{target}"
+    return {
+        "switches an episode": {"": "switches_per_episode"},
+        "F1 of switches": {target: "switch_f1_legs", "subgoal": "switch_f1"},
+        "the code tells": {target: "code_target_accuracy", "subgoal": "code_subgoal_accuracy"},
+        f"class-mean codes by {target} succeed": {
+            "unseen order": injected, "training tasks": f"{injected}_training_tasks",
+        },
+    }  # fmt: skip
 
 
 def goals_figure(key: str, xlabel: str, symlog: float | None = None) -> Callable[[Any, Results], Drawn | None]:
@@ -454,10 +457,11 @@ def goals_figure(key: str, xlabel: str, symlog: float | None = None) -> Callable
         trials = [t for chosen in sweeps.values() for t in chosen]
         if not trials:
             return None
-        figure, panels = plt.subplots(1, len(_GOALS), figsize=(3.1 * len(_GOALS), 3.2), layout="constrained")
+        goals = _goals(worlds.find(trials[0].params.get("env", worlds.DEFAULT_ID)).target_name)
+        figure, panels = plt.subplots(1, len(goals), figsize=(3.1 * len(goals), 3.2), layout="constrained")
         x = np.array([t.params[key] for t in trials], float)
         values, rows = sorted(set(x)), []
-        for panel, (title, metrics) in zip(panels, _GOALS.items()):
+        for panel, (title, metrics) in zip(panels, goals.items()):
             for (label, metric), (shade, style, marker) in zip(metrics.items(), _looks()):
                 y = np.array([t.metrics[metric] for t in trials])
                 middle = [np.median(y[x == v]) for v in values]
@@ -475,10 +479,10 @@ def goals_figure(key: str, xlabel: str, symlog: float | None = None) -> Callable
             if "" not in metrics:
                 panel.legend(frameon=False, fontsize=7)
         told = np.array([t.metrics["code_subgoal_accuracy"] for t in trials])
-        goals = [v for v in values if told[x == v].min() > 0.9]
+        where = [v for v in values if told[x == v].min() > 0.9]
         words = (
-            f"codes tell the pair (probe above .9 in every run) at {xlabel} "
-            f"{', '.join(f'{v:g}' for v in goals) or 'nowhere'}; of {', '.join(f'{v:g}' for v in values)}."
+            f"codes tell the subgoal (probe above .9 in every run) at {xlabel} "
+            f"{', '.join(f'{v:g}' for v in where) or 'nowhere'}; of {', '.join(f'{v:g}' for v in values)}."
         )
         header = ("metric", key, "seed", "value")
         return Drawn(figure, header, rows, words, [source_of(chosen, name) for name, chosen in sweeps.items()])

@@ -21,7 +21,7 @@ class Trajectories:
 
     Attributes:
         world: whose trajectories they are.
-        observation: [B, T+1, ...], int64 where it is discrete and float32 where it is continuous.
+        observation: [B, T+1, ...], int64 where it is whole numbers, or else float32.
         action: int64 [B, T] where actions are discrete, else float32 [B, T, A].
         mask: bool [B, T], true on real steps.
         task: int64 [B], number of the task in the specification's list.

@@ -1,4 +1,4 @@
-"""The ant's expert: a Gaussian policy and a value function over the guided view (C.1.1)."""
+"""An expert that is shown its task: a Gaussian policy and a value function, the ant's (C.1.1)."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ class ExpertConfig:
     """Shape of the expert.
 
     Attributes:
-        observation_size: of the guided view.
-        action_size: joints.
+        observation_size: V, of the view that shows the task.
+        action_size: A, entries of an action.
         hidden: width of the two hidden layers of policy and value function each.
         log_std: initial log standard deviation of the actions, trained along.
     """
 
-    observation_size: int = 42
-    action_size: int = 8
+    observation_size: int
+    action_size: int
     hidden: int = 128
     log_std: float = -0.5
 
 
 class Expert(nn.Module):
-    """π(a | guided view), a Gaussian whose standard deviation does not depend on the state."""
+    """π(a | view), a Gaussian whose standard deviation does not depend on the state."""
 
     def __init__(self, config: ExpertConfig):
         super().__init__()
@@ -36,7 +36,7 @@ class Expert(nn.Module):
         self.log_std = nn.Parameter(torch.full((config.action_size,), config.log_std))
 
     def forward(self, view: Tensor) -> tuple[Tensor, Tensor]:
-        """Guided views [..., 42] -> mean and log standard deviation of the actions, [..., 8] each."""
+        """Views [..., V] -> mean and log standard deviation of the actions, [..., A] each."""
         mean = self.policy(view.to(self.log_std.dtype))
         return mean, self.log_std.expand_as(mean)
 

@@ -41,7 +41,7 @@ class SequenceModelConfig:
             (the paper's); elsewhere what follows from the space.
         init_scale: variance scaling (fan in) of every linear map; 0.1 in the paper.
         embedding_std: standard deviation of the encoder's embeddings.
-        min_log_std: floor of the log standard deviation of continuous actions.
+        min_log_std: floor of the log standard deviation of Gaussian actions.
     """
 
     mixer: str = "transformer"
@@ -137,7 +137,7 @@ class BaseModel(nn.Module):
         blocks: made after the encoder.
         encoder: how observations are read; None for the world's usual way.
         embedding_std: standard deviation of the encoder's embeddings.
-        min_log_std: floor of the log standard deviation of continuous actions.
+        min_log_std: floor of the log standard deviation of Gaussian actions.
         norm: of what the heads read; None for an RMS norm.
 
     Attributes:

@@ -18,7 +18,7 @@ A metacontroller is taught these codes and switches; optimiser steps that are le
 objective. Neither labels nor rewards are used anywhere.
 
 What the teacher knows beforehand: a goal must show as one entry of what the encoder sees, such as
-"this colour, here". With the egocentric table alone (layer 0, or random blocks above it) the same
+"this target, here". With the egocentric table alone (layer 0, or random blocks above it) the same
 outcomes are found, six, eight and four in the three worlds with released weights, with a contrast of
 1.10 to 1.19; mid-depth in the trained models it is 1.24 to 1.45. So the frozen model supplies the
 contrast and the choice of changes, the encoder's table supplies the outcomes. Absolute rows ("the
@@ -63,10 +63,10 @@ class TeacherConfig:
         fill_prior: once changes are weighed, teach codes drawn from the prior instead, held from switch to switch:
             the outcomes that are still asked for share N(0, I) between them, so that whatever code internal
             RL starts with means one of them.
-        entry_batch_size: ant, further trajectories per step that are seen only where a cell is entered; on
-            them the decoder learns where the ant goes, undisturbed by its gait.
-        cell_weight: ant, weight of the cells entered, at every step and on these trajectories; the frozen
-            base model predicts them beside the actions.
+        entry_batch_size: in worlds with entries, further trajectories per step that are seen at these alone; on
+            them the decoder learns where the agent goes, undisturbed by how.
+        cell_weight: in such worlds, weight of where it goes, at every entry and on these trajectories; the frozen
+            base model predicts it beside the actions.
     """
 
     steps: int = 0

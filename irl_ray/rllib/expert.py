@@ -1,4 +1,4 @@
-"""`ExpertPPO`: RLlib's PPO, as it is, on the guided view of the ant's world.
+"""`ExpertPPO`: RLlib's PPO, as it is, on a view that shows the task; whoever is trained so demonstrates.
 
 Run it:      rllib train file tuned_configs/ant_expert.yaml
 Expect:      the README's table of results.
@@ -17,11 +17,13 @@ from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from ray.rllib.core.rl_module.torch import TorchRLModule
 from torch import Tensor, cat
 
+from irl_ray import worlds
 from irl_ray.config import build
+from irl_ray.errors import UserError
 from irl_ray.models import weights
 from irl_ray.models.expert import Expert, ExpertConfig
 from irl_ray.rllib.checkpoints import seal
-from irl_ray.worlds.pinpad.specs import GUIDED_ANT_ID, AntSpec
+from irl_ray.worlds.world import World
 
 
 class ExpertModule(TorchRLModule, ValueFunctionAPI):
@@ -40,16 +42,21 @@ class ExpertModule(TorchRLModule, ValueFunctionAPI):
         return {Columns.ACTION_DIST_INPUTS: cat(self.expert(batch[Columns.OBS]), -1)}
 
     def compute_values(self, batch: dict[str, Any], embeddings: Any = None) -> Tensor:
-        """Values [B] of guided views [B, 42]."""
+        """Values [B] of what it sees, [B, V]."""
         return self.expert.value(batch[Columns.OBS]).squeeze(-1)
 
 
 class ExpertPPOConfig(PPOConfig):
-    """PPO's configuration with settings that suit the ant."""
+    """PPO's configuration with settings that suit the ant.
+
+    Attributes:
+        world: id of the environment whose tasks `env` shows, with the same `env_config`.
+        expert: further keys of `ExpertConfig`.
+    """
 
     def __init__(self, algo_class: type | None = None):
         super().__init__(algo_class or ExpertPPO)
-        self.env = GUIDED_ANT_ID
+        self.world: str | None = None
         self.expert = {}
         self.gym_env_vectorize_mode = "vector_entry_point"
         self.num_env_runners = 0
@@ -72,6 +79,21 @@ class ExpertPPOConfig(PPOConfig):
         self.clip_actions = False
         self.seed = 0
 
+    def validate(self) -> None:
+        super().validate()
+        if self.world is None:
+            raise UserError("config.world: expected the id of the environment whose tasks env shows; give it")
+        self.shown_world()
+
+    def shown_world(self) -> World:
+        """The world in which the expert will demonstrate.
+
+        Raises:
+            UserError: if there is none of that id, or not with these settings.
+        """
+        settings = {key: value for key, value in self.env_config.items() if key != "threads"}
+        return worlds.find(self.world, "config.world").of(settings)
+
     def get_default_rl_module_spec(self) -> RLModuleSpec:
         return RLModuleSpec(module_class=ExpertModule, model_config={"expert": self.expert})
 
@@ -87,9 +109,8 @@ class ExpertPPO(PPO):
         """RLlib's checkpoint, and beside it the expert as a portable artefact."""
         super().save_checkpoint(checkpoint_dir)
         config = self.config
-        settings = {key: value for key, value in config.env_config.items() if key != "threads"}
         expert = self.get_module(DEFAULT_MODULE_ID).expert
-        artefact = weights.Artefact(AntSpec.of(settings), expert=expert)
+        artefact = weights.Artefact(config.shown_world(), expert=expert)
         artefact.provenance["expert"] = {
             "seed": config.seed,
             "revision": weights.code_revision(),
