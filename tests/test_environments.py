@@ -21,6 +21,7 @@ from irl_ray.errors import UserError
 from irl_ray.internal import INTERNAL_ID
 from irl_ray.internal.internal_env import InternalVectorEnv
 from irl_ray.models import weights
+from irl_ray.rllib.trainables import open_env
 
 ROOT = Path(__file__).resolve().parent.parent
 OWN = """
@@ -218,3 +219,16 @@ def test_own_environments_reach_every_actor(own: str, tmp_path: Path):
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     assert train(elsewhere, "file", "../x.yaml", "../y.py").count("weights: ") == 2
+
+
+def test_rows_of_runners_that_are_neighbours_share_no_seeds():
+    """RLlib gives runner w the run's seed + w, and Gymnasium row i the seed + i."""
+    seen = []
+    for seed in (1, 2):
+        vector = open_env("irl_ray/GridPinpad-v0", {"preset": "small", "num_envs": 8})
+        first, _ = vector.reset(seed=seed)
+        again, _ = vector.reset(seed=seed)
+        np.testing.assert_array_equal(first, again)
+        seen += [row.tobytes() for row in first]
+        vector.close()
+    assert len(set(seen)) == 16

@@ -140,6 +140,7 @@ def test_pretraining_losses_are_those_of_a_plain_loop(tiny_weights, tiny_world):
         {},
         {"cut_share": 0.6},
         {"cut_share": 1.0, "cuts": 2},
+        {"cut_share": 0.6, "cuts": 3},
         {"clean_slate": True},
         {"clean_slate": True, "cut_share": 0.5},
         {"clean_slate": True, "turned_summaries": True},
@@ -159,6 +160,10 @@ def test_discovery_losses_are_those_of_a_plain_loop(switch, memory, layer, tiny_
     memory = dict(memory)
     at_end = memory.pop("read_at", "start") == "end"
     shape = {"switch": switch, "layer": layer, "read_at": "end" if at_end else "start"}
+    if at_end and layer and {"clean_slate", "turned_summaries"} <= memory.keys():
+        with pytest.raises(UserError, match="turned_summaries: .* layer 0 alone"):
+            discover(tiny_weights, metacontroller=shape, **memory)
+        return
     phase = discover(tiny_weights, metacontroller=shape, **memory)
     base, meta = phase.agent.base, phase.agent.metacontroller
     batch = phase.demonstrations.sample(4, torch.Generator().manual_seed(3))
@@ -186,7 +191,8 @@ def test_discovery_losses_are_those_of_a_plain_loop(switch, memory, layer, tiny_
             summary, remembered = meta.summarise(turned, real), meta.memory(turned)
             hidden, code, codes, since = torch.zeros(1, 1, meta.config.memory_size), None, [], 0
             proposals, betas = [], []
-            begins = {0, *(int(where * length) for cut, where in drawn[row].tolist() if cut < share)}
+            cut = bool(share) and float(drawn[row, 0, 0]) < share
+            begins = {0, *(int(where * length) for _, where in drawn[row].tolist() if cut)}
             for t in range(length):
                 e, memory_state = residual[:, t], hidden[0]
                 if memory.get("clean_slate"):
@@ -330,13 +336,19 @@ def test_co_training_trains_the_base_model_along(how, tiny_weights):
         discover(tiny_weights, co_training=how, teacher=TEACHER | {"steps": 10})
 
 
-def test_discovery_goes_on_from_a_metacontroller(tiny_weights):
+def test_discovery_goes_on_from_a_metacontroller(tiny_weights, tmp_path):
     found = weights.load(tiny_weights).metacontroller
     shape = {"code_size": 4, "memory_size": 8, "summary_size": 8, "rank": 4}
     phase = discover(tiny_weights, start_from=str(tiny_weights), metacontroller=shape)
     assert fingerprint(phase.agent.metacontroller) == fingerprint(found)
     with pytest.raises(UserError, match="another shape.*code_size is 4 there and 3 here"):
         discover(tiny_weights, start_from=str(tiny_weights), metacontroller=shape | {"code_size": 3})
+    other = weights.load(tiny_weights)
+    with torch.no_grad():
+        next(other.base.parameters()).add_(1e-3)
+    weights.save(other, tmp_path / "other")
+    with pytest.raises(UserError, match="start_from: .* in another base model"):
+        discover(tiny_weights, start_from=str(tmp_path / "other"), metacontroller=shape)
 
 
 def test_every_step_has_noise_and_windows_of_its_own(tiny_weights):
@@ -402,7 +414,9 @@ def test_a_resumed_run_equals_an_uninterrupted_one(phase_name, tiny_weights, tmp
     assert fingerprint(whole.trained) == fingerprint(second.trained)
 
 
-@pytest.mark.parametrize("wrong", [{"ties": "fair"}, {"cut_share": 1.5}, {"cuts": 2}])
+@pytest.mark.parametrize(
+    "wrong", [{"ties": "fair"}, {"cut_share": 1.5}, {"cuts": 2}, {"switch_threshold": 0.3, "clean_slate": True}]
+)
 def test_cuts_and_ties_that_mean_nothing_are_refused(wrong, tiny_weights):
     with pytest.raises(UserError, match=next(iter(wrong))):
         discover(tiny_weights, **wrong)

@@ -58,7 +58,7 @@ def evaluate(options: argparse.Namespace) -> int:
             seeds,
             threshold=threshold,
             action_temperature=temperature,
-            clean_slate=options.clean_slate,
+            clean_slate=agent.clean_slate if options.clean_slate is None else options.clean_slate,
             explore=explore,
         )
         acting = "policy over codes" if policy else "prior over codes, z ~ N(0, I)"

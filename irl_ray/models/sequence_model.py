@@ -39,7 +39,7 @@ class SequenceModelConfig:
         encoder: how observations are read; None for the world's usual way. Of the gridworld "egocentric", "absolute"
             (the paper's) or "surroundings" (egocentric without the agent's own cell); of the ant "relative" or "linear"
             (the paper's); elsewhere what follows from the space.
-        init_scale: variance scaling (fan in) of every linear map; 0.1 in the paper.
+        init_scale: variance scaling (fan in) of every linear map but those of the RG-LRU's gates (1); 0.1 in the paper.
         embedding_std: standard deviation of the encoder's embeddings.
         min_log_std: floor of the log standard deviation of Gaussian actions.
     """

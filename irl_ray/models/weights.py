@@ -74,6 +74,11 @@ class Artefact:
         return self.provenance.get("RawRL", {}).get("action_temperature", 1.0)
 
     @property
+    def clean_slate(self) -> bool:
+        """Whether the base model's memory starts anew with every code: as the policy was trained; no without one."""
+        return self.policy.config.clean_slate if self.policy else False
+
+    @property
     def found_on_clean_slates(self) -> bool:
         """Whether the base model's memory started anew at every switch when its codes were looked for."""
         return self.provenance.get("discover", {}).get("config", {}).get("clean_slate", False)

@@ -34,7 +34,7 @@ from irl_ray.data.trajectories import Trajectories, chosen_starts
 from irl_ray.errors import UserError
 from irl_ray.models import weights
 from irl_ray.models.metacontroller import Metacontroller, MetacontrollerConfig
-from irl_ray.models.sequence_model import new_base
+from irl_ray.models.sequence_model import BaseModel, new_base
 from irl_ray.models.steering import check_slate, found_codes, steered_log_prob
 from irl_ray.models.weights import Artefact
 from irl_ray.phases.hindsight import OutcomeTeacher, TeacherConfig
@@ -114,7 +114,7 @@ class DiscoverConfig(CodesConfig):
         cut_share: share of the trajectories in which it starts anew at random steps, while codes and switches come from
             the sequence as it would be without them (ours; 0 in the paper): a code has to be worth something wherever
             the past begins.
-        cuts: at how many steps of such a trajectory.
+        cuts: at how many steps of such a trajectory (of which some may fall together).
         turned_summaries: whether the summary, and it alone, reads each walk turned or mirrored at random as it is
             learned from (ours; False in the paper): of the future a code can then say what a world's symmetries leave
             as it is, such as what is reached, but no places. Where codes are read at the end of their steps, all that
@@ -169,6 +169,11 @@ class DiscoverConfig(CodesConfig):
             raise UserError(
                 f"{key}: has no effect on what the teacher teaches, with the whole past; set teacher.steps: 0"
             )
+        if self.clean_slate and self.switch_threshold != 0.5:
+            raise UserError(
+                "switch_threshold: with clean_slate memory starts anew where a drawn switch is above 0.5; expected "
+                f"0.5, got {self.switch_threshold}"
+            )
         if self.metacontroller.read_at == "end" and self.teacher.steps >= self.steps:
             raise UserError("metacontroller.read_at: has no effect on what the teacher teaches; set teacher.steps: 0")
         if self.co_training and self.teacher.steps:
@@ -191,13 +196,14 @@ def discover_config(values: dict) -> DiscoverConfig:
     return with_steps(build(DiscoverConfig, settings, "config"), settings, PASSES)
 
 
-def metacontroller_to_go_on_from(config: DiscoverConfig, fresh: Metacontroller) -> Metacontroller:
+def metacontroller_to_go_on_from(config: DiscoverConfig, base: BaseModel, fresh: Metacontroller) -> Metacontroller:
     """The metacontroller in `config.start_from`.
 
     Raises:
-        UserError: if it is not of the shape of the `fresh` one.
+        UserError: if it is not of the shape of the `fresh` one, or was found in another model than `base`.
     """
-    found = weights.load(config.start_from, "metacontroller", device=config.device).metacontroller
+    agent = weights.load(config.start_from, "metacontroller", device=config.device)
+    found = agent.metacontroller
     shapes = [{name: tensor.shape for name, tensor in m.state_dict().items()} for m in (found, fresh)]
     if shapes[0] != shapes[1] or found.layer != fresh.layer:
         there, here = ({**to_plain(m.config), "layer": m.layer} for m in (found, fresh))
@@ -205,6 +211,11 @@ def metacontroller_to_go_on_from(config: DiscoverConfig, fresh: Metacontroller) 
         raise UserError(
             f"config.start_from: {config.start_from} holds a metacontroller of another shape: "
             f"metacontroller.{', '.join(different)}"
+        )
+    if weights.fingerprint(agent.base) != weights.fingerprint(base):
+        raise UserError(
+            f"config.start_from: the metacontroller in {config.start_from} was found in another base model than "
+            f"{config.base}; give its own as base, or leave start_from out"
         )
     return found
 
@@ -218,6 +229,7 @@ class Discover(Phase):
         check_usable(config.device)
         self.agent = weights.load(config.base, device=config.device)
         base, teacher = self.agent.base, config.teacher
+        given = base
         if config.turned_summaries and self.agent.world.num_symmetries == 1:
             raise UserError(f"turned_summaries: {self.agent.world.id} has no symmetries; leave it out")
         if 0 < teacher.steps <= teacher.weigh_after:
@@ -237,8 +249,13 @@ class Discover(Phase):
                 f"clean_slate: with co_training it works at layer 0 alone, got layer {meta.layer}; set "
                 "metacontroller.layer: 0, or leave one of the other two out"
             )
+        if config.turned_summaries and config.clean_slate and meta.layer and meta.config.read_at == "end":
+            raise UserError(
+                f"turned_summaries: with clean_slate and codes that are read at the end it works at layer 0 alone, got "
+                f"layer {meta.layer}; set metacontroller.layer: 0, or leave one of the three out"
+            )
         if config.start_from is not None:
-            meta.load_state_dict(metacontroller_to_go_on_from(config, meta).state_dict())
+            meta.load_state_dict(metacontroller_to_go_on_from(config, given, meta).state_dict())
         self.agent.base, self.agent.metacontroller = base, meta.to(config.device)
         self.agent.segmenter = self.agent.policy = None
         self.agent.forget("compile", "InternalRL", "RawRL", *(("pretrain",) if config.co_training == "scratch" else ()))
@@ -398,14 +415,14 @@ class Discover(Phase):
         return -log_prob.sum(), codes.proposal.kl()[batch.mask].sum(), codes.beta[batch.mask].sum()
 
     def _begins(self, beta: torch.Tensor, mask: torch.Tensor, drawn: torch.Tensor) -> torch.Tensor | None:
-        """bool [B, T]: where the base model's memory starts anew, by two numbers in [0, 1) for each cut, [B, cuts, 2];
-        None where it sees the whole past."""
+        """bool [B, T]: where the base model's memory starts anew, None where it sees the whole past. Numbers in [0, 1)
+        [B, cuts, 2] say whether a row is cut at all, by its first cut's first, and, by the second ones, where."""
         config = self.config
         if not (config.clean_slate or config.cut_share):
             return None
         begins = (beta > 0.5) & config.clean_slate
-        for cut in drawn.unbind(1):
-            start = chosen_starts(mask, config.cut_share, cut)
+        for place in drawn[..., 1].unbind(1):
+            start = chosen_starts(mask, config.cut_share, torch.stack([drawn[:, 0, 0], place], 1))
             begins = begins | F.one_hot(start, mask.shape[1]).bool()
         return begins
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
+import numpy as np
 import torch
 from gymnasium.envs.registration import EnvSpec
 from ray import tune
@@ -25,6 +26,7 @@ from irl_ray.rllib.algorithms import InternalRL, RawRL
 from irl_ray.rllib.checkpoints import seal
 from irl_ray.rllib.expert import ExpertPPO
 from irl_ray.rllib.settings import UNUSED
+from irl_ray.seeding import seed_sequence
 
 STATE = "state.pt"
 
@@ -124,11 +126,27 @@ def refuse_unused(run: str, settings: Mapping[str, Any]) -> None:
             raise UserError(f"config.{key}: has no effect on {run}: {UNUSED[key]}")
 
 
+class SpreadSeeds(gym.vector.VectorWrapper):
+    """A vector whose rows have seeds far apart.
+
+    Gymnasium gives row i the seed + i, and RLlib its env runner w the run's seed + w: row i of one runner would live
+    through what row i + 1 of the one before does.
+    """
+
+    def reset(
+        self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Any, dict[str, Any]]:
+        """Starts episodes, with a seed for each row made of one number."""
+        if isinstance(seed, (int, np.integer)):
+            seed = [int(s) >> 1 for s in seed_sequence(int(seed), "rows").generate_state(self.num_envs, "uint64")]
+        return self.env.reset(seed=seed, options=options)
+
+
 def open_env(name: str | EnvSpec, config: Mapping[str, Any]) -> Any:
     """Gymnasium's environment of this name, a vector of them where the configuration says how many."""
     settings = dict(config)
     count = settings.pop("num_envs", None)
-    return gym.make_vec(name, num_envs=count, **settings) if count else gym.make(name, **settings)
+    return SpreadSeeds(gym.make_vec(name, num_envs=count, **settings)) if count else gym.make(name, **settings)
 
 
 def register_everything() -> None:
