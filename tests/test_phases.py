@@ -414,9 +414,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(phase_name, tiny_weights, tmp
     assert fingerprint(whole.trained) == fingerprint(second.trained)
 
 
-@pytest.mark.parametrize(
-    "wrong", [{"ties": "fair"}, {"cut_share": 1.5}, {"cuts": 2}, {"switch_threshold": 0.3, "clean_slate": True}]
-)
+@pytest.mark.parametrize("wrong", [{"ties": "fair"}, {"cut_share": 1.5}, {"cuts": 2}])
 def test_cuts_and_ties_that_mean_nothing_are_refused(wrong, tiny_weights):
     with pytest.raises(UserError, match=next(iter(wrong))):
         discover(tiny_weights, **wrong)

@@ -438,7 +438,6 @@ OUTSIDE = {  # who may name a world's own module, and why
     "__init__.py": "registers the environments with Gymnasium",
     "worlds/__init__.py": "finds worlds by name",
     "cli/irl_ray.py": "the commands `economics` and `lessons`, which are of pin-pads",
-    "rllib/expert.py": "trains the ant's expert",
 }
 
 

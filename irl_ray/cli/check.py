@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import time
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,14 @@ def check(options: argparse.Namespace) -> int:
         print(f"{name:<15}{value}")
     for name in missing(world):
         print(f"{'left out':<15}{OPTIONAL[name]}, for there are no {name}")
-    problems = played(world, options.seed)
+    try:
+        problems = played(world, options.seed)
+    except UserError:
+        raise
+    except Exception as error:  # of whatever the environment does
+        where = traceback.extract_tb(error.__traceback__)[-1]
+        told = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        problems = [f"the environment fails when it is played: {told} ({where.filename}, line {where.lineno})"]
     if options.model:
         problems += kept_promises(world, {"class": options.model, **options.model_config}, options.seed)
     if options.data:
@@ -74,7 +82,8 @@ def missing(world: World) -> list[str]:
 
 def _short(space: gym.Space) -> str:
     if isinstance(space, gym.spaces.MultiDiscrete):
-        return f"{len(space.nvec)} whole numbers of {space.nvec.min()} to {space.nvec.max()} values"
+        fewest, most = space.nvec.min(), space.nvec.max()
+        return f"{len(space.nvec)} whole numbers of {fewest}{f' to {most}' if most > fewest else ''} values"
     return f"{space.n} choices" if isinstance(space, gym.spaces.Discrete) else f"{space.dtype} of shape {space.shape}"
 
 
@@ -86,7 +95,9 @@ def played(world: World, seed: int) -> list[str]:
     batched.seed(seed)
     first, _ = rows.reset(seed=list(range(seed, seed + ROWS)))
     again, _ = rows.reset(seed=list(range(seed, seed + ROWS)))
-    if not np.array_equal(first, again):
+    if not np.isfinite(first).all():
+        problems.append("a first observation is not finite")
+    elif not np.array_equal(first, again):
         problems.append("the same seed gives another first observation: use self.np_random for all that is random")
     over, steps, reward = np.zeros(ROWS, bool), 0, 0.0
     while not over.all():
@@ -94,6 +105,9 @@ def played(world: World, seed: int) -> list[str]:
         steps, reward, over = steps + 1, reward + float(rewards.sum()), over | terminated | truncated
         if not np.isfinite(observed).all():
             problems.append(f"an observation is not finite after {steps} steps")
+            break
+        if not world.observation_space.contains(observed[0]):
+            problems.append(f"after {steps} steps an observation lies outside of the observation space")
             break
     rows.close()
     print(f"{'played':<15}{ROWS} episodes of random actions, {steps} steps the longest, {reward:g} reward in all")
@@ -116,7 +130,7 @@ def kept_promises(world: World, settings: dict[str, Any], seed: int) -> list[str
 
 def looked_at(world: World, source: str) -> list[str]:
     """What is wrong with the demonstrations of a source, a line each."""
-    from irl_ray.data.imports import Findings, checked
+    from irl_ray.data.imports import FEWEST, Findings, checked
 
     if names_function(source):
         batch = FunctionStream(world, source, truth=True).sample(WALKS, torch.Generator().manual_seed(0))
@@ -129,7 +143,9 @@ def looked_at(world: World, source: str) -> list[str]:
         pass
     for line in found.lines():
         print(line)
-    problems = [] if found.episodes else ["no usable demonstration"]
+    problems = [f"{len(found.problems)} episodes are left out"] if found.problems else []
+    if found.episodes < FEWEST:
+        problems.append(f"{found.episodes} usable demonstrations, expected at least {FEWEST}")
     if found.succeeded is not None and found.succeeded < found.episodes:
         print(f"{'note':<15}{found.episodes - found.succeeded} episodes reach nothing; a base model imitates them too")
     return problems

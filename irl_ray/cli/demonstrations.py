@@ -148,10 +148,18 @@ def verify(options: argparse.Namespace) -> int:
 def export(options: argparse.Namespace) -> int:
     """`irl-ray data export FOLDER --minari ID`: episodes in the environment's own words, with a reward at their end."""
     try:
+        import h5py  # noqa: F401  which writes them, and which Minari misses when it is half done
         import minari
         from minari.data_collector import EpisodeBuffer
+        from minari.dataset.minari_dataset import parse_dataset_id
     except ImportError:
-        raise UserError("data export --minari needs Minari: pip install 'minari[create]'") from None
+        raise UserError("data export --minari needs Minari: pip install 'irl_ray[data]'") from None
+    try:
+        parse_dataset_id(options.minari)
+    except ValueError as error:
+        raise UserError(f"--minari: {' '.join(str(error).split())}") from None
+    if options.minari in minari.list_local_datasets():
+        raise UserError(f"--minari: there is a dataset {options.minari} already; choose another ID, or remove it")
     stored = shards.StoredDemonstrations(options.folder, truth=True)
     world, env = stored.world, stored.world.single()
     succeeded = stored.manifest.get("succeeded", len(stored))  # `irl-ray collect` keeps nothing else

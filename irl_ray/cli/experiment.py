@@ -182,8 +182,8 @@ def read_file(
         above = [other.name for other in experiments[:i]]
         if experiment.awaited is not None and experiment.awaited not in above:
             raise UserError(
-                f"{path}: {experiment.name}: result_of: {experiment.awaited!r} is no experiment above it."
-                f"{did_you_mean(str(experiment.awaited), above)}"
+                f"{path}: {experiment.name}: result_of: {experiment.awaited!r} is no experiment above it; name one, or "
+                f"a folder of results in place of it.{did_you_mean(str(experiment.awaited), above)}"
             )
     return experiments
 
@@ -333,8 +333,10 @@ def check_config(experiment: Experiment, where: str) -> None:
             if experiment.run in trainables.EPISODIC and in_evaluation:
                 _check_evaluation(experiment.run, variant, in_evaluation)
             config = built_algorithm_config(experiment.run, variant)
-            if experiment.awaited is None and hasattr(config, "weights_name"):
-                _check_environment(config)
+            if hasattr(config, "weights_name"):
+                world = worlds.make(config.env, config.env_config)
+                if experiment.awaited is None:
+                    _check_weights(config, world)
     except UserError as error:
         raise UserError(f"{where}: {experiment.name}: {error}") from None
 
@@ -400,13 +402,13 @@ def _world_of(experiment: Experiment, variant: Mapping[str, Any]) -> World | Non
     return None if _is_reference(variant["base"]) else weights.described_world(variant["base"])
 
 
-def _check_environment(config: AlgorithmConfig) -> None:
+def _check_weights(config: AlgorithmConfig, world: World) -> None:
     required = ("metacontroller",) if hasattr(config, "metacontroller") else ()
     if not isinstance(config.weights_name, str):
         raise UserError(f"{(*required, 'base')[0]}: expected the name or the folder of weights, got "
                         f"{config.weights_name!r}")  # fmt: skip
     agent = weights.load(config.weights_name, *required)
-    check_same(agent.world, worlds.make(config.env, config.env_config))
+    check_same(agent.world, world)
 
 
 def built_algorithm_config(run: str, config: Mapping[str, Any]) -> AlgorithmConfig:

@@ -6,7 +6,8 @@ An episode is T+1 observations and T actions; rewards and labels (`subgoal`, `le
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from irl_ray.worlds.world import World
 MINARI = "minari:"
 SHARD = 2048  # episodes
 FEWEST = 40  # of which two are held out
+EXAMPLES = 3  # of problems that are alike
 FLOATS = np.float32
 
 
@@ -74,7 +76,8 @@ def episodes_of(
             with np.load(file, allow_pickle=False) as arrays:
                 yield _from_arrays(file.name, {name: arrays[name] for name in arrays.files})
         except (ValueError, OSError, EOFError) as error:
-            raise UserError(f"{file}: not readable ({str(error).splitlines()[0]})") from None
+            hint = "; of a Dict, one array for each key, observations/KEY" if "Object arrays" in str(error) else ""
+            raise UserError(f"{file}: not readable ({str(error).splitlines()[0]}){hint}") from None
 
 
 def _called(source: str, count: int | None, seed: int, options: Mapping[str, Any]) -> Iterator[Episode]:
@@ -82,7 +85,12 @@ def _called(source: str, count: int | None, seed: int, options: Mapping[str, Any
     if count is None:
         raise UserError(f"{source}: say how many episodes by --episodes")
     takes = inspect.signature(function).parameters.values()
-    yield from function(count, seed, **(options if any(p.kind is p.VAR_KEYWORD for p in takes) else {}))
+    given = function(count, seed, **(options if any(p.kind is p.VAR_KEYWORD for p in takes) else {}))
+    if not isinstance(given, Iterable):
+        raise UserError(
+            f"{source}: expected episodes (irl_ray.data.imports.Episode) one after the other, got {given!r}"
+        )
+    yield from given
 
 
 def _from_arrays(name: str, arrays: Mapping[str, np.ndarray]) -> Episode:
@@ -103,12 +111,13 @@ def _succeeded(arrays: Mapping[str, np.ndarray]) -> bool | None:
 
 def _minari(name: str) -> Iterator[Episode]:
     try:
+        import h5py  # noqa: F401  which reads them, and which Minari misses late
         import minari
     except ImportError:
         raise UserError(f"minari:{name} needs Minari: pip install 'irl_ray[data]'") from None
     try:
         dataset = minari.load_dataset(name)
-    except (FileNotFoundError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError) as error:
         raise UserError(f"minari:{name}: {' '.join(str(error).split())}") from None
     for episode in dataset.iterate_episodes():
         infos = episode.infos or {}
@@ -176,7 +185,18 @@ class Findings:
             lines.append(
                 f"note           {self.unread} episodes tell subgoals that num_subgoals says nothing of: not read"
             )
-        return [*lines, *(f"left out       {problem}" for problem in self.problems)]
+        return [*lines, *(f"left out       {problem}" for problem in self.examples())]
+
+    def examples(self) -> list[str]:
+        """The problems, of those that are alike no more than a few."""
+        alike: dict[str, list[str]] = {}
+        for problem in self.problems:
+            alike.setdefault(re.sub(r"[-\d.]+", "#", problem.partition(": ")[2]), []).append(problem)
+        told = []
+        for group in alike.values():
+            told += group[:EXAMPLES]
+            told += [f"... and {len(group) - EXAMPLES} more like these"] if len(group) > EXAMPLES else []
+        return told
 
 
 def checked(
@@ -284,7 +304,7 @@ def import_demonstrations(
     if found.episodes < FEWEST:
         raise UserError(
             f"{source}: {found.episodes} usable episodes, expected at least {FEWEST}"
-            + "".join(f"\n  {line}" for line in found.problems[:5])
+            + "".join(f"\n  {line}" for line in found.examples())
         )
     if waiting:
         entries.append(write_shard(folder, len(entries), waiting))

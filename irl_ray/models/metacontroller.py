@@ -35,7 +35,7 @@ from irl_ray.models.state import State
 
 @dataclass
 class MetacontrollerConfig:
-    """Shape and initial values of a metacontroller; defaults are Table A9, and ours where it tells nothing: the initial values.
+    """Shape and initial values of a metacontroller; defaults are Table A9, initial values are ours.
 
     Attributes:
         layer: l, the residual layer it reads and writes; None for L/2.

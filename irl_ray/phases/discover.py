@@ -109,8 +109,9 @@ class DiscoverConfig(CodesConfig):
         teacher: label-free warm start (ours), off unless its `steps` are given.
         alpha: α, weight of the KL.
         clean_slate: whether the base model's memory starts anew at every switch, as it may in internal RL (ours; False
-            in the paper): a code then has to say all that the past before it told. With `co_training` at layer 0 alone;
-            a teacher teaches with the whole past.
+            in the paper): a code then has to say all that the past before it told. While training that is where beta,
+            drawn or soft, is above one half, whatever the gates' `switch_threshold`. With `co_training` at layer 0
+            alone; a teacher teaches with the whole past.
         cut_share: share of the trajectories in which it starts anew at random steps, while codes and switches come from
             the sequence as it would be without them (ours; 0 in the paper): a code has to be worth something wherever
             the past begins.
@@ -168,11 +169,6 @@ class DiscoverConfig(CodesConfig):
             key = "clean_slate" if self.clean_slate else "cut_share"
             raise UserError(
                 f"{key}: has no effect on what the teacher teaches, with the whole past; set teacher.steps: 0"
-            )
-        if self.clean_slate and self.switch_threshold != 0.5:
-            raise UserError(
-                "switch_threshold: with clean_slate memory starts anew where a drawn switch is above 0.5; expected "
-                f"0.5, got {self.switch_threshold}"
             )
         if self.metacontroller.read_at == "end" and self.teacher.steps >= self.steps:
             raise UserError("metacontroller.read_at: has no effect on what the teacher teaches; set teacher.steps: 0")

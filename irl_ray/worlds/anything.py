@@ -106,6 +106,8 @@ class GymWorld(World):
         return _made(self.id, merge(self.settings, given), where)
 
     def with_tasks(self, tasks: Any) -> GymWorld:
+        if tasks is not None and not isinstance(tasks, Mapping):
+            raise UserError(f"post_task: expected settings of the environment, such as {{tasks: ...}}, got {tasks!r}")
         return self if tasks is None else self.changed(tasks, "post_task")
 
     def difference(self, other: World) -> str:
@@ -124,7 +126,8 @@ class GymWorld(World):
         try:
             return self._read[1](observation)
         except (KeyError, IndexError, TypeError, ValueError) as error:
-            raise UserError(f"observation: not of {space} ({type(error).__name__}: {error})") from None
+            parts = "; it is stored by an array for each key, observations/KEY" if space.shape is None else ""
+            raise UserError(f"observation: not of {space} ({type(error).__name__}: {error}){parts}") from None
 
     def shown(self, observation: np.ndarray) -> Any:
         return self._read[2](observation)
@@ -196,6 +199,8 @@ def _spaces(env: str, options: str) -> tuple[gym.Space, gym.Space]:
     opened = _open(env, json.loads(options))
     try:
         return opened.observation_space, opened.action_space
+    except AttributeError as error:
+        raise UserError(f"env: {env} tells no spaces ({error})") from None
     finally:
         opened.close()
 

@@ -28,14 +28,14 @@ def read_as(space: gym.Space) -> tuple[gym.Space, Callable[[Any], np.ndarray], C
     whole = isinstance(space, gym.spaces.Box) and np.issubdtype(space.dtype, np.integer)
     if isinstance(space, gym.spaces.Discrete):
         counted = gym.spaces.MultiDiscrete([space.n])
-        return counted, lambda x: np.asarray(x, np.int64).reshape(1) - space.start, lambda x: x[0] + space.start
+        return counted, lambda x: _whole(x).reshape(1) - space.start, lambda x: x[0] + space.start
     if whole and space.dtype == np.uint8 and len(space.shape) == 3 and max(space.shape[:2]) > SMALL:
         return space, np.asarray, lambda x: np.asarray(x, space.dtype)
     if isinstance(space, gym.spaces.MultiDiscrete | gym.spaces.MultiBinary) or whole:
         counts, start = _counted(space)
         return (
             gym.spaces.MultiDiscrete(counts.flatten()),
-            lambda x: (np.asarray(x, np.int64) - start).flatten(),
+            lambda x: (_whole(x) - start).flatten(),
             lambda x: (np.reshape(x, space.shape) + start).astype(space.dtype),
         )
     if isinstance(space, gym.spaces.Box):
@@ -56,6 +56,18 @@ def read_as(space: gym.Space) -> tuple[gym.Space, Callable[[Any], np.ndarray], C
         lambda x: gym.spaces.flatten(space, x).astype(np.float32),
         lambda x: gym.spaces.unflatten(space, x.astype(flat.dtype)),
     )
+
+
+def _whole(values: Any) -> np.ndarray:
+    """The same as int64.
+
+    Raises:
+        ValueError: if one has a fraction.
+    """
+    given = np.asarray(values)
+    if given.dtype.kind == "f" and (given != np.floor(given)).any():
+        raise ValueError("expected whole numbers, got fractions")
+    return given.astype(np.int64)
 
 
 def _within(space: gym.spaces.Box, values: np.ndarray) -> np.ndarray:
