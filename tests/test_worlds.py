@@ -20,6 +20,8 @@ import irl_ray
 from irl_ray import worlds
 from irl_ray.analysis.codes import prior_success
 from irl_ray.cli import irl_ray as cli
+from irl_ray.cli.rllib import main as rllib
+from irl_ray.data import imports
 from irl_ray.data.shards import StoredDemonstrations
 from irl_ray.errors import UserError
 from irl_ray.internal.internal_env import InternalVectorEnv
@@ -309,6 +311,55 @@ def test_what_is_wrong_with_an_episode_is_a_line(bells, tmp_path, capsys, change
 def test_a_world_that_is_not_there_is_a_line(bells, env, config, told):
     with pytest.raises(UserError, match=told):
         worlds.make(env, config)
+
+
+@pytest.mark.parametrize(
+    ("fault", "told"),
+    [
+        ("def observe(self):\n        raise KeyError('lamp')\n", "the environment fails when it is played: KeyError"),
+        ("def observe(self):\n        return np.full(4, 99)\n", "outside of the observation space"),
+        ("def observe(self):\n        return np.full(4, 1.5)\n", "expected whole numbers, got fractions"),
+    ],
+)
+def test_check_tells_what_an_environment_does_wrong(tmp_path, monkeypatch, capsys, fault, told):
+    name = f"faulty_{abs(hash(fault))}"
+    module = blocks("python")[0].replace("Bells-v0", f"{name}-v0").replace("bells_world:", f"{name}:")
+    (tmp_path / f"{name}.py").write_text(module.replace("def observe(self):\n", f"{fault}\n    def unused(self):\n"))
+    monkeypatch.syspath_prepend(tmp_path)
+    assert cli.main(["check", f"{name}:{name}-v0"]) == 2
+    assert told in capsys.readouterr().out
+
+
+def test_check_refuses_what_an_import_would(bells, tmp_path, capsys):
+    """Too few, or some left out; and alike problems are told three times, not once for each episode."""
+    check = ["check", ENV, "--env-config", '{"num_subgoals": 3}', "--data"]
+    assert cli.main([*check, str(bells / "demonstrations")]) == 2
+    out = capsys.readouterr().out
+    assert out.count("left out       0") <= 2 * imports.EXAMPLES and "more like these" in out
+    assert "PROBLEM" in out and "episodes are left out" in out
+    for file in sorted((bells / "demonstrations").glob("*.npz"))[:20]:
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    assert cli.main(["check", ENV, "--data", str(tmp_path)]) == 2
+    assert "20 usable demonstrations, expected at least 40" in capsys.readouterr().out
+
+
+def test_a_dict_is_stored_apart_and_the_message_says_so(tmp_path):
+    space = gym.spaces.Dict({"a": gym.spaces.Box(-1, 1, (2,)), "b": gym.spaces.Discrete(3)})
+    with pytest.raises(UserError, match="observations/KEY"):
+        Anything(space).view(np.zeros(5, np.float32))
+    np.savez(tmp_path / "0.npz", observations=np.array([{"a": 1}], object), actions=np.zeros(1))
+    with pytest.raises(UserError, match="observations/KEY"):
+        list(imports.episodes_of(str(tmp_path)))
+
+
+def test_settings_of_a_later_phase_are_looked_at_before_the_first(bells, tmp_path, capsys):
+    file = tmp_path / "bells.yaml"
+    text = blocks("yaml")[0].replace("data: data/bells", f"data: {bells / 'data' / 'bells'}")
+    file.write_text(text.replace("env_config: {orders: [[0, 3, 2, 1]]}", "env_config: {order: [0]}"))
+    assert rllib(["train", "file", str(file), "--storage-path", str(tmp_path)]) == 2
+    assert "bells_internal: env" in capsys.readouterr().err
+    with pytest.raises(UserError, match="post_task: expected settings"):
+        worlds.make(ENV, {"num_subgoals": 4}).with_tasks([[0, 3, 2, 1]])
 
 
 def test_an_environment_without_an_end_needs_a_horizon():
