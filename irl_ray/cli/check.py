@@ -106,7 +106,7 @@ def played(world: World, seed: int) -> list[str]:
         if not np.isfinite(observed).all():
             problems.append(f"an observation is not finite after {steps} steps")
             break
-        if not world.observation_space.contains(observed[0]):
+        if not all(map(world.observation_space.contains, observed)):
             problems.append(f"after {steps} steps an observation lies outside of the observation space")
             break
     rows.close()

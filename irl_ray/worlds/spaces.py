@@ -67,7 +67,7 @@ def _whole(values: Any) -> np.ndarray:
     given = np.asarray(values)
     if given.dtype.kind == "f" and (given != np.floor(given)).any():
         raise ValueError("expected whole numbers, got fractions")
-    return given.astype(np.int64)
+    return given.astype(np.int64, copy=False)
 
 
 def _within(space: gym.spaces.Box, values: np.ndarray) -> np.ndarray:
