@@ -326,6 +326,10 @@ def test_resume_and_evaluate_name_what_is_missing(tmp_path, capsys):
     assert rllib(["resume", str(tmp_path / "nothing")]) == 2
     assert rllib(["evaluate", "gridwrold"]) == 2
     assert "gridworld" in capsys.readouterr().err
+    for command in ("evaluate", "resume"):  # what a shell makes of results/run_*
+        with pytest.raises(SystemExit) as ended:
+            rllib([command, "results/run_20260101", "results/run_20260102"])
+        assert ended.value.code == 2 and "at a time, got results/run_20260101, results/" in capsys.readouterr().err
 
 
 def test_phases_run_without_ray(tmp_path, capsys):

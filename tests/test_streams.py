@@ -230,7 +230,7 @@ def test_what_does_not_fit_is_told_in_a_line(walks, world, monkeypatch, fault):
         FunctionStream(world, WALKS, truth=True).sample(3, torch.Generator())
 
 
-def test_functions_are_looked_for_before_a_run(tmp_path, world, capsys):
+def test_functions_are_looked_for_before_a_run(tmp_path, world, capsys, monkeypatch):
     check_data(world, WALKS)
     with pytest.raises(UserError, match="cannot be imported"):
         check_data(world, "irl_ray.worlds.babyai.walks:wolks")
@@ -241,6 +241,9 @@ def test_functions_are_looked_for_before_a_run(tmp_path, world, capsys):
         FunctionStream(world, "builtins:dict")
     with pytest.raises(UserError, match="no demonstrations there"):
         check_data(world, ".walks:walks")
+    with monkeypatch.context() as spoilt, pytest.raises(UserError, match="by the names"):
+        spoilt.setattr(sys.modules[__name__], "poles", lambda count, random: {"walk": 0})
+        check_data(worlds.make("CartPole-v1", {}), f"{__name__}:poles")
     with pytest.raises(UserError, match="memory: true"):
         FunctionStream(worlds.make(BALLS, {}), WALKS).sample(2, torch.Generator())
     with pytest.raises(UserError, match="cannot be called"):

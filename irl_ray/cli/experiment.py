@@ -381,7 +381,7 @@ def check_demonstrations(experiment: Experiment, where: str) -> None:
     for variant in variants(experiment.config):
         world = _world_of(experiment, variant)
         if world is not None and variant.get("data") is None and not world.has_stream:
-            how = world.how_to_collect("data/ant", clean=experiment.run != "Pretrain")
+            how = world.how_to_collect(clean=experiment.run != "Pretrain")
             raise UserError(f"{where}: {experiment.name}.data: missing; {how}")
         for key in DATA_KEYS:
             if not isinstance(variant.get(key), str):

@@ -97,7 +97,7 @@ def command_of(options: argparse.Namespace) -> str:
 def demonstrations(options: argparse.Namespace, agent: Artefact) -> Demonstrations:
     """Clean demonstrations with labels."""
     if options.data is None and not agent.world.has_stream:
-        raise UserError(f"--data: missing; {agent.world.how_to_collect('data/ant_clean', clean=True)}")
+        raise UserError(f"--data: missing; {agent.world.how_to_collect(clean=True)}")
     return open_demonstrations(agent.world, options.data, truth=True)
 
 

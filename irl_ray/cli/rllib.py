@@ -21,6 +21,15 @@ from irl_ray.cli.text import json_object, run_command
 from irl_ray.errors import UserError, did_you_mean
 
 
+class _OnlyOne(argparse.Action):
+    """One name, where a shell's wildcard may have found several."""
+
+    def __call__(self, parser: argparse.ArgumentParser, options: argparse.Namespace, values: Any, *_: Any) -> None:
+        if len(values) > 1:
+            parser.error(f"one {self.dest} at a time, got {', '.join(values)}; dates in names sort: the last is newest")
+        setattr(options, self.dest, values[0])
+
+
 def parser() -> argparse.ArgumentParser:
     """Arguments of every subcommand."""
     top = argparse.ArgumentParser(prog="rllib", description="Train, evaluate and resume experiments.")
@@ -44,7 +53,9 @@ def parser() -> argparse.ArgumentParser:
         description="Rolls a checkpoint out and prints its success, or the return of RLlib's own algorithms. "
         "Checkpoints of the latter hold pickles, which run code: they are read with --trust-pickle alone.",
     )
-    evaluate.add_argument("checkpoint", help="checkpoint, trial, run, artefact folder or released name")
+    evaluate.add_argument(
+        "checkpoint", nargs="+", action=_OnlyOne, help="checkpoint, trial, run, artefact folder or released name"
+    )
     evaluate.add_argument("--episodes", type=int, help="whole ones (default: 512; of RLlib's own algorithms 100)")
     evaluate.add_argument("--trust-pickle", action="store_true", help="read a checkpoint of RLlib's own, made by you")
     evaluate.add_argument("--env", "-e", help="environment id, in place of the checkpoint's")
@@ -70,7 +81,7 @@ def parser() -> argparse.ArgumentParser:
     old_options.add_gone(evaluate, old_options.OF_EVALUATE)
 
     resume = commands.add_parser("resume", help="carry an interrupted experiment on")
-    resume.add_argument("folder", help="a folder under results/")
+    resume.add_argument("folder", nargs="+", action=_OnlyOne, help="a folder under results/")
     resume.add_argument("--stop", "-s", type=json_object, help="stop criteria as JSON, in place of the run's")
     resume.add_argument("--config", type=json_object, help="what may change, as JSON: where weights or data lie, steps")
     _ray(resume)

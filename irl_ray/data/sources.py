@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import torch
+
 from irl_ray.data.streams import FunctionStream, imported, names_function
 from irl_ray.data.trajectories import Demonstrations
 from irl_ray.errors import UserError
 from irl_ray.worlds.world import World
 
 TIES = ("free", "rule")
+FIRST_WALKS = 8  # of a function, looked at before anything is trained
 
 
 def check_there(data: str) -> None:
@@ -28,7 +31,7 @@ def check_there(data: str) -> None:
 
 def check_data(world: World, data: str, clean: bool = False) -> None:
     """Refuses a folder without demonstrations, or with those of another world, reading the manifest alone, and a
-    function that cannot be imported.
+    function that cannot be imported, or whose first walks do not fit the world.
 
     Args:
         world: whose demonstrations are wanted.
@@ -39,7 +42,7 @@ def check_data(world: World, data: str, clean: bool = False) -> None:
         UserError: telling what to type instead.
     """
     if names_function(data):
-        imported(data)
+        FunctionStream(world, data, truth=True).sample(FIRST_WALKS, torch.Generator())
         return
     from irl_ray.data.shards import MANIFEST, read_manifest, world_of  # needs pyarrow
 
@@ -76,7 +79,7 @@ def open_demonstrations(
     if data is None:
         stream = world.demonstrations(noise=noise, ties=ties, device=device)
         if stream is None:
-            raise UserError(f"config.data: missing; {world.how_to_collect('data/ant')}")
+            raise UserError(f"config.data: missing; {world.how_to_collect()}")
         return stream
     if ties != "free":
         raise UserError(f"config.ties: {ties!r} is for a world's own stream; other demonstrations are as they are")

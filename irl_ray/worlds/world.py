@@ -275,14 +275,14 @@ class World:
         """
         return None
 
-    def how_to_collect(self, folder: str, clean: bool = False) -> str:
+    def how_to_collect(self, folder: str | None = None, clean: bool = False) -> str:
         """What to type for demonstrations, in words.
 
         Args:
-            folder: where they go.
+            folder: where they go; None for the usual place.
             clean: whether those of the expert without noise are wanted.
         """
-        return f"name a folder of them, such as data: {folder}"
+        return f"name a folder of them, such as data: {folder or 'data/demonstrations'}"
 
 
 def check_same(wanted: World, given: World) -> None:

@@ -167,7 +167,7 @@ class GridworldSpec(_Pinpad):
 
         return GridworldExpert(self, noise, device, ties)
 
-    def how_to_collect(self, folder: str, clean: bool = False) -> str:
+    def how_to_collect(self, folder: str | None = None, clean: bool = False) -> str:
         return "leave it out: the gridworld's demonstrations are made while training"
 
 
@@ -260,10 +260,10 @@ class AntSpec(_Pinpad):
             raise UserError(f"observation of shape {observation.shape}: expected ({self.observation_size},)")
         return observation
 
-    def how_to_collect(self, folder: str, clean: bool = False) -> str:
+    def how_to_collect(self, folder: str | None = None, clean: bool = False) -> str:
         same = not AntSpec.of({"preset": "small"}).difference(self)
         expert = "ant_expert" if same else "EXPERT_OF_THAT_WORLD"
         return (
             f"collect them first: irl-ray collect {self.id} --expert {expert} --episodes 100000"
-            f"{' --deterministic' if clean else ''} --out {folder}"
+            f"{' --deterministic' if clean else ''} --out {folder or ('data/ant_clean' if clean else 'data/ant')}"
         )
