@@ -351,6 +351,31 @@ def test_discovery_goes_on_from_a_metacontroller(tiny_weights, tmp_path):
         discover(tiny_weights, start_from=str(tmp_path / "other"), metacontroller=shape)
 
 
+@pytest.mark.parametrize("rank", [None, 3])
+def test_a_linear_decoder_goes_on_in_a_hidden_layer(rank, tiny_weights, tmp_path):
+    shape = {"code_size": 4, "memory_size": 8, "summary_size": 8, "rank": rank, "decoder_hidden": None}
+    linear = discover(tiny_weights, metacontroller=shape, steps=4)
+    linear.step()
+    weights.save(linear.artefact(), tmp_path / "linear")
+    for few, wanted in ((7, "8 or more, or null, got 7"), (9, "rank is .* there and 2 here")):
+        changed = shape | {"decoder_hidden": few} | ({"rank": 2} if few == 9 else {})
+        with pytest.raises(UserError, match=f"start_from: .*{wanted}"):
+            discover(tiny_weights, start_from=str(tmp_path / "linear"), metacontroller=changed)
+    wide = discover(tiny_weights, start_from=str(tmp_path / "linear"), metacontroller=shape | {"decoder_hidden": 11})
+    old, new = linear.agent.metacontroller, wide.agent.metacontroller
+    code, residual = torch.randn(5, 4), torch.randn(5, new.width)
+    torch.testing.assert_close(new.decoder.matrix(code), old.decoder.matrix(code))
+    torch.testing.assert_close(new.control(residual, code), old.control(residual, code))
+    rest = {n: p for n, p in new.state_dict().items() if not n.startswith("decoder.")}
+    assert all(torch.equal(p, old.state_dict()[n]) for n, p in rest.items()) and rest
+    wide.step()
+    wide.step()
+    assert new.decoder.basis(code).shape == (5, 12)
+    learned = {n: p.grad for n, p in new.decoder.named_parameters()}
+    free = learned["full" if rank is None else "up"][8:11]
+    assert (free != 0).any() and (learned["hidden.weight"][8:] != 0).any()  # the units that are left over learn too
+
+
 def test_every_step_has_noise_and_windows_of_its_own(tiny_weights):
     found, seen = discover(tiny_weights), []
     base = Pretrain(pretrain_config({"preset": "tiny", "window_share": 0.5}))

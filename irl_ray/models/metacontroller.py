@@ -192,6 +192,20 @@ class ControllerDecoder(nn.Module):
             self.down = nn.Parameter(torch.randn(basis, rank, width) * (basis * width) ** -0.5)
             self.up = nn.Parameter(torch.randn(basis, rank, width) * scale * (basis * rank) ** -0.5)
 
+    @torch.no_grad()
+    def compute_as(self, linear: ControllerDecoder) -> None:
+        """Takes on the U(z) of a decoder of the same rank that is linear in z (ours): of the hidden layer, of two units
+        or more for each number of a code, two hold its positive and its negative part; what the others are for is
+        yet to be learned.
+        """
+        size, scale = self.hidden.in_features, 2**-0.5
+        self.hidden.weight[: 2 * size] = torch.cat([torch.eye(size), -torch.eye(size)])
+        self.hidden.bias[: 2 * size] = 0
+        for name in ("full",) if self.rank is None else ("down", "up"):
+            mine, given = getattr(self, name), getattr(linear, name)
+            mine.zero_()
+            mine[:size], mine[size : 2 * size], mine[-1] = given[:-1] * scale, given[:-1] * -scale, given[-1]
+
     def basis(self, code: Tensor) -> Tensor:
         """k(z): [..., z] -> [..., hidden + 1]."""
         units = code if self.hidden is None else F.relu(self.hidden(code)) * 2**0.5

@@ -105,7 +105,9 @@ class DiscoverConfig(CodesConfig):
     Attributes:
         co_training: None keeps the base model frozen. "pretrained" trains it along under the same loss,
             "scratch" does so from fresh weights of its shape (the baseline of C.4.1).
-        start_from: name or folder of a metacontroller of the same shape to go on from; None for fresh weights.
+        start_from: name or folder of a metacontroller of the same shape to go on from; None for fresh weights. A
+            decoder that is linear in z there (`decoder_hidden: null`) may have a hidden layer here: it begins as the
+            same U(z), with units for the positive and the negative part of each number of a code.
         teacher: label-free warm start (ours), off unless its `steps` are given.
         alpha: α, weight of the KL.
         clean_slate: whether the base model's memory starts anew at every switch, as it may in internal RL (ours; False
@@ -192,28 +194,44 @@ def discover_config(values: dict) -> DiscoverConfig:
     return with_steps(build(DiscoverConfig, settings, "config"), settings, PASSES)
 
 
-def metacontroller_to_go_on_from(config: DiscoverConfig, base: BaseModel, fresh: Metacontroller) -> Metacontroller:
-    """The metacontroller in `config.start_from`.
+def go_on_from(config: DiscoverConfig, base: BaseModel, fresh: Metacontroller) -> None:
+    """Makes the `fresh` metacontroller that in `config.start_from`, whose linear decoder may go on in a hidden layer.
 
     Raises:
         UserError: if it is not of the shape of the `fresh` one, or was found in another model than `base`.
     """
-    agent = weights.load(config.start_from, "metacontroller", device=config.device)
+    agent = weights.load(config.start_from, "metacontroller")
     found = agent.metacontroller
-    shapes = [{name: tensor.shape for name, tensor in m.state_dict().items()} for m in (found, fresh)]
-    if shapes[0] != shapes[1] or found.layer != fresh.layer:
-        there, here = ({**to_plain(m.config), "layer": m.layer} for m in (found, fresh))
-        different = [f"{key} is {there[key]} there and {here[key]} here" for key in here if there[key] != here[key]]
+    there, here = ({**to_plain(m.config), "layer": m.layer} for m in (found, fresh))
+    widened = there["decoder_hidden"] is None and here["decoder_hidden"] is not None and there["rank"] == here["rank"]
+    kept, own = (
+        {name: tensor for name, tensor in m.state_dict().items() if not (widened and name.startswith("decoder."))}
+        for m in (found, fresh)
+    )
+    if {n: t.shape for n, t in kept.items()} != {n: t.shape for n, t in own.items()} or found.layer != fresh.layer:
+        different = [
+            f"{key} is {there[key]} there and {here[key]} here"
+            for key in here
+            if there[key] != here[key] and not (widened and key == "decoder_hidden")
+        ]
         raise UserError(
             f"config.start_from: {config.start_from} holds a metacontroller of another shape: "
             f"metacontroller.{', '.join(different)}"
+        )
+    if widened and here["decoder_hidden"] < 2 * here["code_size"]:
+        raise UserError(
+            f"config.start_from: the linear decoder in {config.start_from} goes on in a hidden layer of two units or "
+            f"more for each of {here['code_size']} numbers; set metacontroller.decoder_hidden: "
+            f"{2 * here['code_size']} or more, or null, got {here['decoder_hidden']}"
         )
     if weights.fingerprint(agent.base) != weights.fingerprint(base):
         raise UserError(
             f"config.start_from: the metacontroller in {config.start_from} was found in another base model than "
             f"{config.base}; give its own as base, or leave start_from out"
         )
-    return found
+    fresh.load_state_dict({**fresh.state_dict(), **kept})
+    if widened:
+        fresh.decoder.compute_as(found.decoder)
 
 
 class Discover(Phase):
@@ -251,7 +269,7 @@ class Discover(Phase):
                 f"layer {meta.layer}; set metacontroller.layer: 0, or leave one of the three out"
             )
         if config.start_from is not None:
-            meta.load_state_dict(metacontroller_to_go_on_from(config, given, meta).state_dict())
+            go_on_from(config, given, meta)
         self.agent.base, self.agent.metacontroller = base, meta.to(config.device)
         self.agent.segmenter = self.agent.policy = None
         self.agent.forget("compile", "InternalRL", "RawRL", *(("pretrain",) if config.co_training == "scratch" else ()))
