@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import cycle
+from textwrap import fill
 from typing import Any
 
 import numpy as np
@@ -328,7 +329,7 @@ def learning_curves(plt: Any, results: Results) -> Drawn | None:
         for (label, trials), (shade, style, _) in zip(best_variants(groups).items(), _looks()):
             grid, (low, median, high) = quartiles([t.learning_curve for t in trials])
             panel.fill_between(grid, low, high, color=shade, alpha=0.2, linewidth=0)
-            panel.plot(grid, median, linestyle=style, color=shade, label=f"{label} ({len(trials)})")
+            panel.plot(grid, median, linestyle=style, color=shade, label=fill(f"{label} ({len(trials)})", 90))
             rows += [(world, label, *row) for row in zip(grid, low, median, high)]
         panel.set(xlabel="episodes", title=world, ylim=(-0.02, 1))
         panel.title.set_fontsize(9)
