@@ -357,10 +357,23 @@ def test_a_linear_decoder_goes_on_in_a_hidden_layer(rank, tiny_weights, tmp_path
     linear = discover(tiny_weights, metacontroller=shape, steps=4)
     linear.step()
     weights.save(linear.artefact(), tmp_path / "linear")
-    for few, wanted in ((7, "8 or more, or null, got 7"), (9, "rank is .* there and 2 here")):
-        changed = shape | {"decoder_hidden": few} | ({"rank": 2} if few == 9 else {})
-        with pytest.raises(UserError, match=f"start_from: .*{wanted}"):
-            discover(tiny_weights, start_from=str(tmp_path / "linear"), metacontroller=changed)
+    matrix = linear.agent.metacontroller.decoder.matrix(torch.eye(4)).detach()
+    source, few = str(tmp_path / "linear"), shape | {"decoder_hidden": 7}
+    with pytest.raises(UserError, match="start_from: .*decoder_hidden: 8 or more, or null, got 7"):
+        discover(tiny_weights, start_from=source, metacontroller=few)
+    for changed in ({"decoder_hidden": None}, {"decoder_hidden": 8}):  # linear as it was; nothing left over
+        again = discover(tiny_weights, start_from=source, metacontroller=shape | changed).agent.metacontroller
+        torch.testing.assert_close(again.decoder.matrix(torch.eye(4)), matrix)
+    with pytest.raises(UserError, match="another shape: metacontroller.memory_size is 8 there and 9 here$"):
+        discover(tiny_weights, start_from=source, metacontroller=shape | {"decoder_hidden": 11, "memory_size": 9})
+    with pytest.raises(UserError, match="rank is .* there and 2 here"):
+        discover(tiny_weights, start_from=source, metacontroller=shape | {"decoder_hidden": 11, "rank": 2})
+    other = weights.load(source)
+    with torch.no_grad():
+        next(other.base.parameters()).add_(1e-3)
+    weights.save(other, tmp_path / "other")
+    with pytest.raises(UserError, match="in another base model"):
+        discover(tiny_weights, start_from=str(tmp_path / "other"), metacontroller=shape | {"decoder_hidden": 11})
     wide = discover(tiny_weights, start_from=str(tmp_path / "linear"), metacontroller=shape | {"decoder_hidden": 11})
     old, new = linear.agent.metacontroller, wide.agent.metacontroller
     code, residual = torch.randn(5, 4), torch.randn(5, new.width)

@@ -26,7 +26,7 @@ class _OnlyOne(argparse.Action):
 
     def __call__(self, parser: argparse.ArgumentParser, options: argparse.Namespace, values: Any, *_: Any) -> None:
         if len(values) > 1:
-            parser.error(f"one {self.dest} at a time, got {', '.join(values)}; dates in names sort: the last is newest")
+            parser.error(f"one {self.dest} at a time, got {', '.join(values)}; of one name the last is the newest")
         setattr(options, self.dest, values[0])
 
 
