@@ -603,6 +603,22 @@ FIGURES = [
         page=CODES,
     ),
     Figure(
+        "| small, 4, the whole file with seed 1 in discovery (`gridworld_pairs`) "
+        "| hidden, 32 | 2,400 | {}; {} | | {} | {} ({}) | {} |",
+        lambda: [
+            card("gridworld_pairs")[name]
+            for name in (
+                "switches_per_episode",
+                "switch_f1",
+                "eval/action_nll",
+                "injected_success_clean_slate",
+                "injected_success_training_tasks_clean_slate",
+                "random_code_reach_clean_slate",
+            )
+        ],
+        page=CODES,
+    ),
+    Figure(
         "| anew at every switch | 0 (`gridworld`) | {} | {}; {} | {}, {} | {} ({}) |",
         lambda: gates_of(card("gridworld")),
         page=CODES,
