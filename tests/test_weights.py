@@ -78,10 +78,12 @@ def test_missing_parts_and_unknown_names(folder):
         weights.load("gridwrold")
 
 
-@pytest.mark.parametrize("name", ["gridworld", "gridworld_taught", "gridworld_medium", "ant", "babyai"])
+@pytest.mark.parametrize(
+    "name", ["gridworld", "gridworld_pairs", "gridworld_taught", "gridworld_medium", "ant", "babyai"]
+)
 def test_released_weights_load_and_tell_their_story(name):
     agent = weights.load(name, "metacontroller")
-    older = name not in ("gridworld", "babyai")  # than the key; a fresh one reads its sequence once
+    older = name not in ("gridworld", "gridworld_pairs", "babyai")  # than the key; a fresh one reads its sequence once
     assert agent.metacontroller.config.summary == ("step" if older else "sequence")
     assert MetacontrollerConfig().summary == "sequence"
     assert {"pretrain", "discover"} <= agent.metrics.keys()
