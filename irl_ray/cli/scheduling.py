@@ -43,9 +43,9 @@ class _Safe:
     def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
         if self.changes is not None:
             self.changes.apply(trial)
-        # Tune's state keeps what it had decided to do after a save; one that failed would stop the trial at its next.
-        tune_controller._cached_trial_decisions.pop(trial.trial_id, None)
-        tune_controller._queued_trial_decisions.pop(trial.trial_id, None)
+            # Tune's state keeps what was to be done after a save; if that failed, the next would end the trial.
+            tune_controller._cached_trial_decisions.pop(trial.trial_id, None)
+            tune_controller._queued_trial_decisions.pop(trial.trial_id, None)
         if trial.checkpoint and not trial.is_finished():
             forget_broken_checkpoints(trial)
         super().on_trial_add(tune_controller, trial)
