@@ -1,7 +1,8 @@
-"""README's figures, recomputed: from the cards of released weights, stored results, a few demonstrations, a command.
+"""The pages' figures, recomputed: from the cards of released weights, stored results, a few demonstrations, a command.
 
-A page's sentence stands here with `{}` for each of its numbers; beside it stands what they should be. A number holds if
-it is what was recomputed, rounded to as many digits as the page shows, or is within the tolerance named here.
+A sentence of README or of a page in irl_ray/docs stands here with `{}` for each of its numbers; beside it stands what
+they should be. A number holds if it is what was recomputed, rounded to as many digits as the page shows, or is within
+the tolerance named here.
 """
 
 from __future__ import annotations
@@ -30,21 +31,22 @@ from irl_ray.worlds.pinpad.stream import GridworldExpert
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "irl_ray" / "docs"
-README, CODES, WORLDS = ROOT / "README.md", DOCS / "codes.md", DOCS / "worlds.md"
+README = ROOT / "README.md"
 NUMBER = r"([-−]?(?:\d{1,3}(?:,\d{3})+|\d*\.?\d+))"
 
 
 @cache
-def words(page: Path) -> str:
-    """A page without bold type, on one line."""
-    return re.sub(r"\s+", " ", page.read_text().replace("**", ""))
+def words() -> str:
+    """All pages, without bold type, on one line."""
+    pages = [README, *sorted(DOCS.glob("*.md"))]
+    return re.sub(r"\s+", " ", "\n".join(page.read_text().replace("**", "") for page in pages))
 
 
-def told(page: Path, sentence: str) -> list[str]:
-    """The numbers of a page at the `{}` of a sentence that stands there once."""
+def told(sentence: str) -> list[str]:
+    """The numbers at the `{}` of a sentence that stands on one page, once."""
     parts = [re.escape(part) for part in re.sub(r"\s+", " ", sentence).split("{}")]
-    found = re.findall(NUMBER.join(parts), words(page))
-    assert len(found) == 1, f"{page.name}: stands there {len(found)} times, not once: {sentence}"
+    found = re.findall(NUMBER.join(parts), words())
+    assert len(found) == 1, f"stands on the pages {len(found)} times, not once: {sentence}"
     return [found[0]] if isinstance(found[0], str) else list(found[0])
 
 
@@ -252,19 +254,61 @@ class Figure:
         sentence: as it stands there, without bold type, with `{}` for each number.
         values: recomputes them.
         tolerance: how far each may be off; None for what rounding explains.
-        page: where it stands.
     """
 
     sentence: str
     values: Callable[[], Sequence[float]]
     tolerance: float | None = None
-    page: Path = README
 
 
 ANT, GRID, MEDIUM = "ant_internal", "gridworld_taught_internal_seeds", "gridworld_internal_medium"
 ALPHAS = (0.05, 0.1, 0.17, 0.3, 0.5)
 
 FIGURES = [
+    # README's table.
+    Figure(
+        "Goals found by the paper's objective alone; memory that starts anew at switches is ours | about 0.8, in a "
+        "larger world | {} |",
+        lambda: [median([comparison.final_success(t) for t in runs("gridworld_internal")])],
+    ),
+    Figure(
+        "Discovery in three stages is ours | | {}, {}; half way there",
+        lambda: [comparison.final_success(runs(name)[0]) for name in ("gridworld_pairs_scan", "gridworld_pairs")],
+    ),
+    Figure(
+        "twelve colours, after 301,056 episodes: two seeds of RL. A smaller base model, fewer demonstrations | about 0.8 | "
+        "{}, {} |",
+        lambda: after("gridworld_medium_pairs_scan", 301_056),
+    ),
+    Figure(
+        "four colours, after {} episodes: median of three seeds. Its codes are taught",
+        lambda: [runs(ANT)[0].curve[-1][0]],
+    ),
+    Figure("the objective alone comes to .003 | about 0.6 | {} |", lambda: [median(after(ANT, 100_352))]),
+    Figure(
+        "a world of others, after 90,112 episodes: median of three seeds, one discovery | | {} |",
+        lambda: [median(balls(90_112))],
+    ),
+    Figure(
+        "after {} episodes: one run | | {} | on its page |",
+        lambda: [runs("bells_internal")[0].curve[-1][0], comparison.final_success(runs("bells_internal")[0])],
+    ),
+    Figure(
+        "forced switching on the gridworld: one seed each | about 0 | {}, {}, {} |",
+        lambda: [
+            *(comparison.final_success(runs(f"gridworld_{name}")[0]) for name in ("raw", "compile")),
+            max(comparison.final_success(t) for t in forced_beside_goals()),
+        ],
+    ),
+    Figure(
+        "that is unlike the paper | about 0 | {}; {} |",
+        lambda: [comparison.final_success(t) for t in (co_trained_beside_goals()[0], over_pairs(True)[0])],
+    ),
+    Figure(
+        "passes .4 after {} episodes (some five minutes)",
+        lambda: [median([episodes_to(t, 0.4) for t in runs(ANT)])],
+        tolerance=500,
+    ),
     Figure(
         "F1 with changes of ball; code → ball (chance {}) | {}; {}; {} |",
         lambda: [
@@ -325,13 +369,11 @@ FIGURES = [
                 "injected_success_training_tasks",
             )
         ],
-        page=CODES,
     ),
     # A world of one's own.
     Figure(
         "controllers trained with labels on 0-3-2-1 (on training tasks) | {} ({}) |",
         lambda: controlled(runs("bells_pretrain")[0].metrics, 1),
-        page=WORLDS,
     ),
     Figure(
         "F1 with changes of subgoal | {}; {} | | 2,000 steps of discovery take 8; no labels | "
@@ -346,27 +388,22 @@ FIGURES = [
                 "code_subgoal_chance",
             )
         ],
-        page=WORLDS,
     ),
     Figure(
         "class-mean codes injected on 0-3-2-1 (on training tasks) | {} ({}) |",
         lambda: [runs("bells_discover")[0].metrics[f"injected_success{where}"] for where in ("", "_training_tasks")],
-        page=WORLDS,
     ),
     Figure(
         "after 10,240; 20,480; 51,200 episodes, means of five updates | {}; {}; {} |",
         lambda: [v for n in (10_240, 20_480, 51_200) for v in after("bells_internal", n)],
-        page=WORLDS,
     ),
     Figure(
         "after 100,352, mean of the last five updates, codes sampled | {} |",
         lambda: [comparison.final_success(runs("bells_internal")[0])],
-        page=WORLDS,
     ),
     Figure(
         "raw-action RL from the same base model, {} episodes | {} |",
         lambda: [runs("bells_raw")[0].curve[-1][0], comparison.final_success(runs("bells_raw")[0])],
-        page=WORLDS,
     ),
     # Goals from the objective alone.
     Figure(
@@ -416,7 +453,6 @@ FIGURES = [
     Figure(
         "| 0–4 | {}, {}, {}, {}, {} after ten minutes; all past .1 by 120,000 |",
         lambda: [comparison.final_success(t) for t in runs("gridworld_internal")],
-        page=CODES,
     ),
     Figure(
         "memory anew with each code in discovery: after {} episodes, 5 minutes, {} of {} updates with a reward; never "
@@ -482,12 +518,9 @@ FIGURES = [
     Figure(
         "on the base model of seed 1 | 0 | {} | {}; {} | {}, {} | {} ({}) |",
         lambda: gates_of(on_base(1, "discover").metrics),
-        page=CODES,
     ),
     Figure(
-        "on that of seed 2 | 0 | {} | {}; {} | {}, {} | {} ({}) |",
-        lambda: gates_of(on_base(2, "discover").metrics),
-        page=CODES,
+        "on that of seed 2 | 0 | {} | {}; {} | {}, {} | {} ({}) |", lambda: gates_of(on_base(2, "discover").metrics)
     ),
     Figure(
         "(they are the same (code → pair {}; injected {} against {} of controllers with labels)"[1:],
@@ -505,12 +538,10 @@ FIGURES = [
             for pair in pairs
             for value in pair
         ],
-        page=CODES,
     ),
     Figure(
         "of seed 1 {} {} {} {} {}, of seed 2 {} {} {} {} {})",
         lambda: [p for seed in (1, 2) for p in layers(on_base(seed, "pretrain").metrics, "probe_accuracy", 5)],
-        page=CODES,
     ),
     *(
         Figure(
@@ -578,7 +609,6 @@ FIGURES = [
         Figure(
             f"| a code at every step (β = 1), {memory} | 0 | {{}} | {{}}; {{}} | {{}}, {{}} | {{}} ({{}}) |",
             lambda anew=anew: gates_of(by(runs("gridworld_forced_discover"), "clean_slate", anew)[0].metrics),
-            page=CODES,
         )
         for memory, anew in (("anew with each of them", True), ("the whole past", False))
     ),
@@ -600,7 +630,6 @@ FIGURES = [
                 ),
             )
         ],
-        page=CODES,
     ),
     Figure(
         "| small, 4, the whole file with seed 1 in discovery (`gridworld_pairs`) "
@@ -616,19 +645,16 @@ FIGURES = [
                 "random_code_reach_clean_slate",
             )
         ],
-        page=CODES,
     ),
     Figure(
         "| anew at every switch | 0 (`gridworld`) | {} | {}; {} | {}, {} | {} ({}) |",
         lambda: gates_of(card("gridworld")),
-        page=CODES,
     ),
     Figure(
         "when they act, class means have {} ({}) in the first row",
         lambda: [
             card("gridworld")[f"injected_success_by_colour{where}_clean_slate"] for where in ("", "_training_tasks")
         ],
-        page=CODES,
     ),
     Figure(
         "*controllers trained with labels, same base model; those of seeds 1, 2* | | | | | *{} ({}); {} ({}), "
@@ -638,17 +664,14 @@ FIGURES = [
             for measured in (card("gridworld"), on_base(1, "pretrain").metrics, on_base(2, "pretrain").metrics)
             for where in ("", "_training_tasks")
         ],
-        page=CODES,
     ),
     Figure(
         "next colour of the task in {} of episodes, on clean slates in {}; one in six",
         lambda: [look("gridworld_codes")[f"random_code_reach_by_colour{way}"] for way in ("", "_clean_slate")],
-        page=CODES,
     ),
     Figure(
         "codes of pairs do so in {}, on clean slates in {}, where one in three would be perfect",
         lambda: [look("gridworld_taught_codes")[f"random_code_reach{way}"] for way in ("", "_clean_slate")],
-        page=CODES,
     ),
     # Results: the ant.
     Figure(
@@ -1046,22 +1069,18 @@ FIGURES = [
     Figure(
         "| from scratch | {} | {} | {} | {} | {} | {} |",
         lambda: [objective("gridworld_whole_alpha_sweep", a) for a in (*ALPHAS, 1.0)],
-        page=CODES,
     ),
     Figure(
         "| from subgoals | {} | {} | {} | {} | {} | not run |",
         lambda: [objective("gridworld_taught_alpha_sweep", a, co_training=None) for a in ALPHAS],
-        page=CODES,
     ),
     Figure(
         "| from scratch, base model trained along | {} | {} | {} | {} | {} | not run |",
         lambda: [objective("gridworld_whole_alpha_sweep_cotrain", a) for a in ALPHAS],
-        page=CODES,
     ),
     Figure(
         "| from subgoals, base model trained along | {} | {} | {} | {} | {} | not run |",
         lambda: [objective("gridworld_taught_alpha_sweep", a, co_training="pretrained") for a in ALPHAS],
-        page=CODES,
     ),
     Figure(
         "transitions never seen falls from {} (α .05) over {}, {} to {} (α .3); on training tasks they keep {} to {}.",
@@ -1069,23 +1088,24 @@ FIGURES = [
             *(middle(from_subgoals(a), "injected_success") for a in ALPHAS[:4]),
             *(middle(from_subgoals(a), "injected_success_training_tasks") for a in (0.05, 0.3)),
         ],
-        page=CODES,
     ),
 ]
 
 
 @pytest.mark.parametrize("figure", FIGURES, ids=lambda figure: re.sub(r"\W+", " ", figure.sentence)[:60].strip())
 def test_a_page_says_what_was_measured(figure: Figure):
-    shown, values = told(figure.page, figure.sentence), list(figure.values())
+    shown, values = told(figure.sentence), list(figure.values())
     assert len(shown) == len(values)
     wrong = [(text, value) for text, value in zip(shown, values) if not holds(text, value, figure.tolerance)]
-    assert not wrong, f"{figure.page.name} (says, is): {wrong}"
+    assert not wrong, f"says, is: {wrong}"
 
 
 def test_the_table_of_methods_is_that_of_the_report():
     """Every line, every cell; the paper's world has a section of its own."""
     _, rows = comparison.method_table(stored())
-    lines = re.search(r"\| environment, method \|.*\n\|[-|]+\|\n((?:\|.*\n)+)", README.read_text())[1].splitlines()
+    lines = re.search(r"\| environment, method \|.*\n\|[-|]+\|\n((?:\|.*\n)+)", (DOCS / "comparisons.md").read_text())[
+        1
+    ].splitlines()
     shown = {}
     for line in lines:
         name, *cells = (cell.strip().replace("**", "") for cell in line.strip("|").split("|"))
@@ -1096,15 +1116,15 @@ def test_the_table_of_methods_is_that_of_the_report():
             made[f"{world}, {method}"] = [str(count), prior, equal, episodes, after_all, iqm, half]
     assert shown == made
     equal = {world: episodes for world, _, _, _, episodes, *_ in rows}
-    assert told(README, "as every method has (gridworld {}; ant {}): median") == [
+    assert told("as every method has (gridworld {}; ant {}): median") == [
         f"{int(equal[world]):,}" for world in ("gridworld", "ant")
     ]
 
 
 def test_the_prior_is_what_its_command_says(tmp_path):
-    """README's own command; on another processor a few of its 16,384 episodes may end otherwise."""
-    command = re.search(r"`(rllib evaluate gridworld_taught --prior .*?)`", words(README))[1]
-    success, error = told(README, "Prior, z ~ N(0, I), 16,384 episodes | | {} ± {} (seeds")
+    """A page's own command; on another processor a few of its 16,384 episodes may end otherwise."""
+    command = re.search(r"`(rllib evaluate gridworld_taught --prior .*?)`", words())[1]
+    success, error = told("Prior, z ~ N(0, I), 16,384 episodes | | {} ± {} (seeds")
     out = tmp_path / "prior.json"
     assert main([*shlex.split(command)[1:], "--out", str(out)]) == 0
     found = json.loads(out.read_text())
