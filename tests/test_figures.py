@@ -276,8 +276,8 @@ FIGURES = [
         lambda: [comparison.final_success(runs(name)[0]) for name in ("gridworld_pairs_scan", "gridworld_pairs")],
     ),
     Figure(
-        "twelve colours, after 301,056 episodes: two seeds of RL. A smaller base model, fewer demonstrations | about 0.8 | "
-        "{}, {} |",
+        "twelve colours, after 301,056 episodes: two seeds of RL. A smaller base model, fewer demonstrations | about "
+        "0.8 | {}, {} |",
         lambda: after("gridworld_medium_pairs_scan", 301_056),
     ),
     Figure(

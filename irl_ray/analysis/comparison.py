@@ -30,7 +30,8 @@ def method_of(run: str, trial: TrialResult) -> str:
     how = ", summary per step" if by_step else ""
     how += ", memory anew at every switch" if origin.get("discover.clean_slate") else ""
     how += ", memory anew at random steps" if origin.get("discover.cut_share") else ""
-    how += ", codes read at the end" if origin.get("discover.metacontroller.read_at") == "end" else ""
+    read_at = origin.get("discover.metacontroller.read_at", "start")
+    how += f", codes read at the {read_at}" if read_at != "start" else ""
     how += ", turned summaries" if origin.get("discover.turned_summaries") else ""
     how += ", a cost on switches" if origin.get("discover.switch_cost") else ""
     slate = ", clean slate in RL" if trial.params.get("clean_slate") else ""

@@ -13,6 +13,7 @@ One function per equation:
 
 With `read_at: end` (ours) a code is that of the last step it is in force for, where what was reached shows:
 z_t = beta_{t+1} z~_t + (1 - beta_{t+1}) z_{t+1}. The switch then does without z_{t-1}, which is not known before it.
+With `read_at: arrival` (ours) it is read where that step led to: mu_t, Sigma_t = f_enc(e_{t+1}, h_t, s).
 """
 
 from __future__ import annotations
@@ -46,8 +47,9 @@ class MetacontrollerConfig:
         summary_layers: L_emb, Hawk blocks of the "sequence" summary.
         summary_size: n_s, width of the summary.
         encoder_hidden: hidden width of f_enc and f_switch.
-        read_at: at which of the steps that share a code it is read from the sequence: at the "start", where the switch
-            opened (the paper's Eq. 17), or at the "end" (ours), the step before it opens again.
+        read_at: where a code is read from the sequence: at the "start" of the steps that share it, where the switch
+            opened (the paper's Eq. 17), at their "end" (ours), the step before it opens again, or at the "arrival"
+            (ours), the observation after that step: a sequence's last one, too, which no action follows.
         decoder_hidden: hidden width of f_hyp; None for a U(z) that is linear in z (ours), whose units cannot die.
         rank: rank of U; None for a full matrix (the ant's).
         controller_scale: standard deviation of U e relative to e at a code drawn from the prior.
@@ -77,11 +79,11 @@ class MetacontrollerConfig:
     forced_switch: bool = False
 
     def __post_init__(self) -> None:
-        expected = {"summary": tuple(SUMMARIES), "switch": ("soft", "gumbel"), "read_at": ("start", "end")}
+        expected = {"summary": tuple(SUMMARIES), "switch": ("soft", "gumbel"), "read_at": ("start", "end", "arrival")}
         for name, choices in expected.items():
             if getattr(self, name) not in choices:
                 raise UserError(f"{name}: expected one of {', '.join(choices)}, got {getattr(self, name)!r}")
-        if self.forced_switch and self.read_at == "end":
+        if self.forced_switch and self.read_at != "start":
             raise UserError("read_at: has no effect where a code lasts for one step; leave it or forced_switch out")
         check_at_least(self, layer=0, code_size=1, memory_size=1, summary_layers=1, summary_size=1, encoder_hidden=1)
         check_at_least(self, decoder_hidden=1, rank=1, controller_scale=0)
@@ -288,7 +290,7 @@ class Metacontroller(nn.Module):
         return self.switch_out(F.relu(read)).squeeze(-1)
 
     def switch(self, residual: Tensor, memory: Tensor, previous: Tensor | None) -> Tensor:
-        """beta_t (Eq. 16) from e_t, h_{t-1} and z_{t-1}, which is not read with `read_at: end`: [...] in (0, 1).
+        """beta_t (Eq. 16) from e_t, h_{t-1} and z_{t-1}, which is not read where codes are read late: [...] in (0, 1).
 
         Sees no future.
         """
@@ -316,7 +318,7 @@ class Metacontroller(nn.Module):
         drawn, and its gradient is that of the relaxed switch.
         """
         context, (first, *later) = self._switch_context(residual, memory), proposed.unbind(1)
-        if self.config.read_at == "end":
+        if self.config.read_at != "start":
             beta = self._beta(context, None, threshold, switch_noise)
             beta = torch.cat([torch.ones_like(beta[:, :1]), beta[:, 1:]], 1)
             return beta, self._codes_of_ends(proposed, beta, mask)
@@ -379,13 +381,15 @@ class Metacontroller(nn.Module):
             threshold: binarises the switch where given.
             switch_noise: uniform [B, T], draws the switch where it is trained with Gumbel noise.
             summary: s [B, T, s], where it is not that of `residual`.
-            read: e_l as the encoder alone reads it, [B, T, d], with the memory of it, where it is not `residual`.
+            read: e_l as the encoder alone reads it, [B, T, d], with the memory of it, where it is not `residual`;
+                [B, T + 1, d] of all observations for codes that are read at the arrival, which need it.
         """
         memory = self.memory(residual)
         summary = self.summarise(residual, mask) if summary is None else summary
-        proposal = (
-            self.encode(residual, memory, summary) if read is None else self.encode(read, self.memory(read), summary)
-        )
+        read, remembered = (residual, memory) if read is None else (read, self.memory(read))
+        if self.config.read_at == "arrival":
+            read, remembered = read[:, 1:], remembered[:, 1:]
+        proposal = self.encode(read, remembered, summary)
         beta, code = self.integrate(residual, memory, self.propose(proposal, noise), mask, threshold, switch_noise)
         return Codes(code, beta, proposal)
 
@@ -401,7 +405,8 @@ class Metacontroller(nn.Module):
     ) -> Tensor:
         """One step of `forward`, without gradients, for what cannot be known before its switch: beta_t [B].
 
-        With `read_at: end` the code in `state` is not the one in force, which is known only at its end, nor is it read.
+        Where codes are read late, the code in `state` is not the one in force, which is known only then, nor is it
+        read.
 
         Args:
             residual: e_l, [B, d].

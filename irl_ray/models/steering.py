@@ -54,16 +54,18 @@ def found_codes(
         switch_noise: uniform [B, T], draws the switch where it is trained with Gumbel noise.
         clean_slate: whether the base model's memory starts anew at every switch.
         symmetry: int64 [B], by which the summary reads each walk turned or mirrored, and the whole encoder where codes
-            are read at the end; None as it is.
+            are read at the end or the arrival; None as it is.
     """
-    observed, layer = batch.observation[:, :-1], metacontroller.layer
-    residual = base.lower(base.embed(observed), layer)
-    read = residual if symmetry is None else base.lower(base.embed(batch.world.turned(observed, symmetry)), layer)
-    summary = metacontroller.summarise(read, batch.mask)
+    layer, read_at = metacontroller.layer, metacontroller.config.read_at
+    residual = read = base.lower(base.embed(batch.observation[:, :-1]), layer)
+    if symmetry is not None or read_at == "arrival":
+        seen = batch.observation if read_at == "arrival" else batch.observation[:, :-1]
+        read = base.lower(base.embed(seen if symmetry is None else batch.world.turned(seen, symmetry)), layer)
+    summary = metacontroller.summarise(read[:, : batch.mask.shape[1]], batch.mask)
     if clean_slate and layer:  # e_0 has no memory; of models with positions it has one, which `check_slate` refuses
         residual = _residuals_anew(base, metacontroller, batch, summary, noise, threshold, switch_noise)
-    turned = read if symmetry is not None and metacontroller.config.read_at == "end" else None
-    return residual, metacontroller(residual, batch.mask, noise, threshold, switch_noise, summary, turned)
+    apart = read if read_at == "arrival" or (symmetry is not None and read_at == "end") else None
+    return residual, metacontroller(residual, batch.mask, noise, threshold, switch_noise, summary, apart)
 
 
 @torch.no_grad()

@@ -120,8 +120,8 @@ class DiscoverConfig(CodesConfig):
         cuts: at how many steps of such a trajectory (of which some may fall together).
         turned_summaries: whether the summary, and it alone, reads each walk turned or mirrored at random as it is
             learned from (ours; False in the paper): of the future a code can then say what a world's symmetries leave
-            as it is, such as what is reached, but no places. Where codes are read at the end of their steps, all that
-            they are read from is turned.
+            as it is, such as what is reached, but no places. Where codes are not read at the start of their steps, all
+            that they are read from is turned.
         alpha_hold: share of the run during which α is zero.
         alpha_ramp: share of the run at whose end α has grown, linearly, to its full value.
         switch_cost: nats that a switch costs, beside those of the actions (ours; 0 in the paper, where a closed switch
@@ -172,7 +172,7 @@ class DiscoverConfig(CodesConfig):
             raise UserError(
                 f"{key}: has no effect on what the teacher teaches, with the whole past; set teacher.steps: 0"
             )
-        if self.metacontroller.read_at == "end" and self.teacher.steps >= self.steps:
+        if self.metacontroller.read_at != "start" and self.teacher.steps >= self.steps:
             raise UserError("metacontroller.read_at: has no effect on what the teacher teaches; set teacher.steps: 0")
         if self.co_training and self.teacher.steps:
             raise UserError("co_training: the teacher needs a frozen base model; set teacher.steps: 0")
@@ -263,10 +263,12 @@ class Discover(Phase):
                 f"clean_slate: with co_training it works at layer 0 alone, got layer {meta.layer}; set "
                 "metacontroller.layer: 0, or leave one of the other two out"
             )
-        if config.turned_summaries and config.clean_slate and meta.layer and meta.config.read_at == "end":
+        late = meta.config.read_at == "arrival" or (config.turned_summaries and meta.config.read_at == "end")
+        if late and config.clean_slate and meta.layer:
+            key = "metacontroller.read_at: arrival" if meta.config.read_at == "arrival" else "turned_summaries"
             raise UserError(
-                f"turned_summaries: with clean_slate and codes that are read at the end it works at layer 0 alone, got "
-                f"layer {meta.layer}; set metacontroller.layer: 0, or leave one of the three out"
+                f"{key}: with clean_slate and codes that are read late it works at layer 0 alone, got layer "
+                f"{meta.layer}; set metacontroller.layer: 0, or leave one of them out"
             )
         if config.start_from is not None:
             go_on_from(config, given, meta)

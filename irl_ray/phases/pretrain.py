@@ -56,7 +56,8 @@ class PretrainConfig:
         entries_only: learn nothing but where the agent goes, on trajectories seen only at `World.entries`, before a run
             that starts from here learns how.
         entry_batch_size: further trajectories per step that are seen only there, which is cheap; the loss on them is
-            that of where the agent goes alone, with weight `entry_weight`.
+            that of where the agent goes alone.
+        entry_weight: weight of that loss.
         length_groups: a batch is cut into this many groups of similar length, to save padding;
             the gradient is the same.
         post_task: tasks on which ground-truth controllers are tried, by the world's names for them; None for its own.

@@ -1,0 +1,1 @@
+"""The supervised phases: configuration, loss, step and gates of each; plain PyTorch."""
