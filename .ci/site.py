@@ -97,8 +97,9 @@ def settings() -> str:
 
     parts = [
         "# Settings",
-        "What a file's `config` may say, by `run`, beside `env` and `env_config`, the world. A preset (`preset: small`) "
-        "lays its own values over these defaults; `irl-ray card WEIGHTS` shows what weights were made with.",
+        "What a file's `config` may say, by `run`, beside `env` and `env_config`, the world. A preset "
+        "(`preset: small`) lays its own values over these defaults; `irl-ray card WEIGHTS` shows what weights were "
+        "made with.",
     ]
     sections = {
         "Pretrain": PretrainConfig,

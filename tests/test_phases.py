@@ -147,6 +147,9 @@ def test_pretraining_losses_are_those_of_a_plain_loop(tiny_weights, tiny_world):
         {"cut_share": 1.0, "cuts": 2, "read_at": "end"},
         {"clean_slate": True, "read_at": "end"},
         {"clean_slate": True, "turned_summaries": True, "read_at": "end"},
+        {"cut_share": 1.0, "cuts": 2, "read_at": "arrival"},
+        {"clean_slate": True, "read_at": "arrival"},
+        {"turned_summaries": True, "read_at": "arrival"},
     ],
 )
 @pytest.mark.parametrize("switch", ["soft", "gumbel"])
@@ -155,13 +158,14 @@ def test_discovery_losses_are_those_of_a_plain_loop(switch, memory, layer, tiny_
 
     Where memory starts anew, both halves of the base model read what follows alone; so does the metacontroller where it
     starts anew at switches, but for the summary. A code that is read at the end is of the step before the next switch,
-    and all that it is read from is turned, where anything is.
+    at the arrival of the observation after it, and all that it is read from is turned, where anything is.
     """
     memory = dict(memory)
-    at_end = memory.pop("read_at", "start") == "end"
-    shape = {"switch": switch, "layer": layer, "read_at": "end" if at_end else "start"}
-    if at_end and layer and {"clean_slate", "turned_summaries"} <= memory.keys():
-        with pytest.raises(UserError, match="turned_summaries: .* layer 0 alone"):
+    read_at = memory.pop("read_at", "start")
+    at_end, arrives = read_at != "start", read_at == "arrival"
+    shape = {"switch": switch, "layer": layer, "read_at": read_at}
+    if layer and "clean_slate" in memory and (arrives or (at_end and "turned_summaries" in memory)):
+        with pytest.raises(UserError, match="(turned_summaries|read_at: arrival): .* layer 0 alone"):
             discover(tiny_weights, metacontroller=shape, **memory)
         return
     phase = discover(tiny_weights, metacontroller=shape, **memory)
@@ -187,8 +191,9 @@ def test_discovery_losses_are_those_of_a_plain_loop(switch, memory, layer, tiny_
             residual = base.lower(base.embed(walk), meta.layer)
             grid = torch.arange(tiny_world.num_cells).reshape(tiny_world.grid_size, -1)
             grid = (grid.flip(0) if turns[row] >= 4 else grid).rot90(int(turns[row]) % 4).flatten().tolist()
-            turned = base.lower(base.embed(walk.clone().apply_(grid.index)), meta.layer)
-            summary, remembered = meta.summarise(turned, real), meta.memory(turned)
+            seen = batch.observation[row : row + 1, : length + arrives]
+            turned = base.lower(base.embed(seen.clone().apply_(grid.index)), meta.layer)
+            summary, remembered = meta.summarise(turned[:, :length], real), meta.memory(turned)
             hidden, code, codes, since = torch.zeros(1, 1, meta.config.memory_size), None, [], 0
             proposals, betas = [], []
             cut = bool(share) and float(drawn[row, 0, 0]) < share
@@ -198,7 +203,8 @@ def test_discovery_losses_are_those_of_a_plain_loop(switch, memory, layer, tiny_
                 if memory.get("clean_slate"):
                     e = base.lower(base.embed(batch.observation[row : row + 1, since : t + 1]), meta.layer)[:, -1]
                 turns_all = at_end and memory.get("turned_summaries")
-                read = (turned[:, t], remembered[:, t]) if turns_all else (e, memory_state)
+                at = t + arrives
+                read = (turned[:, at], remembered[:, at]) if turns_all or arrives else (e, memory_state)
                 mean, log_std = meta.encode(*read, summary[:, t])
                 proposed = mean + log_std.exp() * noise[row, t]
                 beta = torch.ones(1)
@@ -230,7 +236,8 @@ def test_discovery_losses_are_those_of_a_plain_loop(switch, memory, layer, tiny_
                 taken = batch.action[row, begin:end, None]
                 sums[0] -= base.action_inputs(top)[0].log_softmax(-1).gather(1, taken).sum()
     assert len(set(batch.mask.sum(1).tolist())) > 1
-    assert pieces == len(batch) if not memory else pieces > len(batch) or switch == "soft"
+    forgets = memory.keys() & {"clean_slate", "cut_share"}
+    assert pieces == len(batch) if not forgets else pieces > len(batch) or switch == "soft"
     torch.testing.assert_close(found, sums, atol=1e-3, rtol=1e-4)
 
 

@@ -563,7 +563,8 @@ def test_clean_slates_are_refused_where_the_embedding_tells_positions(bells, tmp
     plain = {"steps": 1, "batch_size": 16, "length_groups": 2, "gate_episodes": 16, "metacontroller": {"layer": 0}}
     with pytest.raises(UserError, match="positions"):
         irl_ray.discover(base, bells / "data" / "bells", **plain)
-    found = irl_ray.discover(base, bells / "data" / "bells", clean_slate=False, **plain)
+    arrival = {"metacontroller": {"layer": 0, "read_at": "arrival"}}  # where there are positions for all observations
+    found = irl_ray.discover(base, bells / "data" / "bells", clean_slate=False, **plain | arrival)
     with pytest.raises(UserError, match="positions"):
         InternalVectorEnv(found, found.world, 2, clean_slate=True)
 
