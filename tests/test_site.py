@@ -40,6 +40,13 @@ def test_commands_on_a_page_are_understood(page: Path):
         assert (ROOT / "tuned_configs" / name).is_file(), f"{page.name}: tuned_configs/{name}"
 
 
+def test_the_method_names_tests_that_are_there():
+    tests = "\n".join(path.read_text() for path in (ROOT / "tests").glob("test_*.py"))
+    named = re.findall(r"`(test_\w+)`", (ROOT / "irl_ray" / "docs" / "method.md").read_text())
+    assert len(named) > 15
+    assert [name for name in named if f"def {name}(" not in tests] == []
+
+
 def test_readme_is_two_screens():
     assert len((ROOT / "README.md").read_text().splitlines()) <= 70
 
