@@ -317,6 +317,9 @@ def check_config(experiment: Experiment, where: str) -> None:
                     _check_layer(config)
                     _check_gates(experiment, variant, config)
             return
+        if experiment.run in trainables.EPISODIC and experiment.config.get("num_env_runners") == "auto":
+            del experiment.config["num_env_runners"]
+            del settings["num_env_runners"]
         trainables.refuse_unused(experiment.run, settings)
         experiment.config, told = old_files.settings(trainables.algorithm_config(experiment.run), experiment.config)
         experiment.translated += told

@@ -20,6 +20,7 @@ Bundle = Mapping[str, float]
 EVERY = 5.0  # seconds between looks at the cluster
 TOLD_AFTER = 20.0  # seconds of waiting, of which a machine that comes back at once costs no word
 GIVEN_UP_AFTER = 300.0
+EPISODES, FEWEST = 512, 32  # of an update, unless told; of each env runner, below which another one hardly pays
 
 
 def most_resources() -> dict[str, float]:
@@ -66,6 +67,30 @@ def algorithm_bundles(config: AlgorithmConfig) -> list[Bundle]:
     handed = {"concurrency": max(2, config.num_learners), "num_cpus": 1.0} | config.map_batches_kwargs
     actors = handed["concurrency"] if isinstance(handed["concurrency"], int) else handed["concurrency"][0]
     return [*asked, *[{"CPU": float(handed["num_cpus"])}] * actors, {"CPU": 1.0}]
+
+
+def env_runners(config: Mapping[str, Any], cpus: float) -> dict[str, float]:
+    """The settings with which a trial of internal or raw RL samples on all of its CPUs, where it says nothing else.
+
+    The trial's own process waits while its env runners sample, so that it leaves them nearly all of its CPU. The
+    episodes are the same for any number of them.
+
+    Args:
+        config: of the trial.
+        cpus: that it has to itself.
+    """
+    if config.get("num_env_runners") is not None:
+        return {}
+    each = config.get("num_cpus_per_env_runner")
+    learners = int(config.get("num_learners") or 0) * float(config.get("num_cpus_per_learner") or 1)
+    evaluating = int(config.get("evaluation_num_env_runners") or 0) * float(each or 1)
+    cpus = int(cpus - learners - evaluating)
+    most = int(config.get("train_batch_episodes") or EPISODES) // FEWEST
+    count = min(cpus if each is None else int((cpus - 1) // each), most)
+    if count < 2:
+        return {"num_env_runners": 0}
+    share = {} if each is not None else {"num_cpus_per_env_runner": min(1.0, int(1000 * (cpus - 1) / count) / 1000)}
+    return {"num_env_runners": count, **share}
 
 
 def total(bundles: Sequence[Bundle]) -> dict[str, float]:
