@@ -80,14 +80,18 @@ class CausalSelfAttention(nn.Module):
 
     def step(self, x: Tensor, state: State) -> Tensor:
         """[N, d] -> [N, d]; rows may be at different times. Updates `state` in place."""
-        rows, time = torch.arange(len(x), device=x.device), state["length"]
+        time = state["length"]
         q, k, v = self.qkv(x).view(len(x), 3, self.heads, 1, self.head_size).unbind(1)
-        state["keys"][rows, :, time] = k[:, :, 0]
-        state["values"][rows, :, time] = v[:, :, 0]
         filled = int(time.max()) + 1
-        distance = time[:, None] - torch.arange(filled, device=x.device)  # [N, filled]
-        bias = self._bias_by_distance(filled)[:, distance.clamp(min=0)]
-        bias = bias.masked_fill(distance < 0, -torch.inf).transpose(0, 1)[:, :, None]
+        if bool((time == filled - 1).all()):  # rows that began together: one slice, and no row's future to hide
+            where: tuple = (slice(None), slice(None), filled - 1)
+            bias = self._bias_by_distance(filled).flip(1)[:, None]
+        else:
+            where = (torch.arange(len(x), device=x.device), slice(None), time)
+            distance = time[:, None] - torch.arange(filled, device=x.device)  # [N, filled]
+            bias = self._bias_by_distance(filled)[:, distance.clamp(min=0)]
+            bias = bias.masked_fill(distance < 0, -torch.inf).transpose(0, 1)[:, :, None]
+        state["keys"][where], state["values"][where] = k[:, :, 0], v[:, :, 0]
         keys, values = state["keys"][:, :, :filled], state["values"][:, :, :filled]
         state["length"] += 1
         return self.out(self._attend(q, keys, values, bias).flatten(1))
