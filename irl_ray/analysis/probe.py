@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -12,11 +13,49 @@ from irl_ray.data.trajectories import Trajectories
 from irl_ray.models.sequence_model import BaseModel
 
 
+class LinearProbe(NamedTuple):
+    """Softmax regressions on K feature sets, which are standardised first."""
+
+    mean: Tensor
+    std: Tensor
+    weight: Tensor
+    bias: Tensor
+
+    def log_prob(self, features: Tensor) -> Tensor:
+        """[K, n, f] -> [K, n, classes]."""
+        return ((features - self.mean) / self.std @ self.weight + self.bias).log_softmax(-1)
+
+
+def fit_probe(features: Tensor, labels: Tensor, steps: int = 300) -> LinearProbe:
+    """Softmax regressions, fitted for several feature sets at once.
+
+    Args:
+        features: [K, n, f], K feature sets of the same n samples.
+        labels: int64 [n].
+        steps: full-batch AdamW steps.
+    """
+    mean, std = features.mean(1, keepdim=True), features.std(1, keepdim=True) + 1e-6
+    fit = (features - mean) / std
+    classes = int(labels.max()) + 1
+    weight = features.new_zeros(len(features), features.shape[-1], classes).requires_grad_()
+    bias = features.new_zeros(len(features), 1, classes).requires_grad_()
+    optimizer = torch.optim.AdamW([weight, bias], lr=0.05, weight_decay=0.01)
+    target = labels.expand(len(features), -1)
+    with torch.enable_grad():
+        for _ in range(steps):
+            optimizer.zero_grad()
+            # Summed over feature sets: each has its own weights, so none disturbs another.
+            loss = F.cross_entropy((fit @ weight + bias).flatten(0, 1), target.flatten()) * len(features)
+            loss.backward()
+            optimizer.step()
+    return LinearProbe(mean, std, weight.detach(), bias.detach())
+
+
 def linear_probe(features: Tensor, labels: Tensor, group: Tensor, steps: int = 300) -> Tensor:
     """Held-out predictions of a softmax regression, fitted for several feature sets at once.
 
     Args:
-        features: [K, n, f], K feature sets of the same n samples; standardised here.
+        features: [K, n, f], K feature sets of the same n samples.
         labels: int64 [n].
         group: int64 [n], which trajectory a sample comes from; even groups train, odd ones test,
             so that no trajectory is on both sides.
@@ -26,22 +65,7 @@ def linear_probe(features: Tensor, labels: Tensor, group: Tensor, steps: int = 3
         [K, n_test, classes]: log-probabilities on the samples of odd groups.
     """
     train = group % 2 == 0
-    mean, std = features[:, train].mean(1, keepdim=True), features[:, train].std(1, keepdim=True)
-    features = (features - mean) / (std + 1e-6)
-    classes = int(labels.max()) + 1
-    weight = features.new_zeros(len(features), features.shape[-1], classes).requires_grad_()
-    bias = features.new_zeros(len(features), 1, classes).requires_grad_()
-    optimizer = torch.optim.AdamW([weight, bias], lr=0.05, weight_decay=0.01)
-    fit, target = features[:, train], labels[train].expand(len(features), -1)
-    with torch.enable_grad():
-        for _ in range(steps):
-            optimizer.zero_grad()
-            # Summed over feature sets: each has its own weights, so none disturbs another.
-            loss = F.cross_entropy((fit @ weight + bias).flatten(0, 1), target.flatten()) * len(features)
-            loss.backward()
-            optimizer.step()
-    with torch.no_grad():
-        return (features[:, ~train] @ weight + bias).log_softmax(-1)
+    return fit_probe(features[:, train], labels[train], steps).log_prob(features[:, ~train])
 
 
 def probe_accuracy(features: Tensor, labels: Tensor, group: Tensor) -> Tensor:

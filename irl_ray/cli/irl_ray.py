@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 import yaml
 
-from irl_ray.cli import inside
+from irl_ray.cli import inside, steer
 from irl_ray.cli.examples import experiment_file
 from irl_ray.cli.text import INTERRUPTED, duration, json_object, run_command
 from irl_ray.config import merge, to_plain
@@ -72,6 +72,7 @@ def parser() -> argparse.ArgumentParser:
     card = commands.add_parser("card", help="print a model card")
     card.add_argument("name", help="artefact folder, checkpoint or released name")
     inside.add_parsers(commands)
+    steer.add_parser(commands, json_object)
     curve = commands.add_parser("curve", help="success over episodes: median and quartiles over seeds")
     curve.add_argument("results", nargs="+", metavar="LABEL=FOLDER", help="results of `rllib train`")
     curve.add_argument("--out", required=True, help=".png or .svg; a .csv is written beside it")
@@ -122,6 +123,7 @@ def _main(arguments: list[str] | None) -> int:
         "store": store_results,
         "economics": print_economics,
         "lessons": draw_lessons,
+        "steer": steer.steer,
         **dict.fromkeys(inside.COMMANDS, inside.look),
     }
     return commands[options.command](options)
