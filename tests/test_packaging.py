@@ -23,7 +23,7 @@ def test_every_package_is_named():
     there = {path.parent.relative_to(ROOT).as_posix().replace("/", ".") for path in ROOT.glob("irl_ray/**/*.py")}
     assert set(told["packages"]) == there | {f"irl_ray.{name}" for name in BESIDE}
     assert told["package-dir"] == {f"irl_ray.{name}": name for name in BESIDE}
-    assert set(told["package-data"]) == {"irl_ray", *told["package-dir"]}
+    assert set(told["package-data"]) == {"irl_ray", "irl_ray.cli", *told["package-dir"]}
 
 
 @pytest.fixture(scope="module")
