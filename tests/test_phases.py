@@ -150,11 +150,15 @@ def test_pretraining_losses_are_those_of_a_plain_loop(tiny_weights, tiny_world):
         {"cut_share": 1.0, "cuts": 2, "read_at": "arrival"},
         {"clean_slate": True, "read_at": "arrival"},
         {"turned_summaries": True, "read_at": "arrival"},
+        {"kl_of": "taken"},
+        {"clean_slate": True, "read_at": "end", "kl_of": "taken"},
+        {"cut_share": 1.0, "cuts": 2, "read_at": "arrival", "kl_of": "taken"},
     ],
 )
 @pytest.mark.parametrize("switch", ["soft", "gumbel"])
 def test_discovery_losses_are_those_of_a_plain_loop(switch, memory, layer, tiny_weights, tiny_world):
-    """Eq. 9 step by step: action NLL under the code in force, and the KL of every proposal, taken or not.
+    """Eq. 9 step by step: action NLL under the code in force, and the KL of every proposal, taken or not; or of those
+    taken alone, each as much as the switch takes of it.
 
     Where memory starts anew, both halves of the base model read what follows alone; so does the metacontroller where it
     starts anew at switches, but for the summary. A code that is read at the end is of the step before the next switch,
@@ -195,7 +199,7 @@ def test_discovery_losses_are_those_of_a_plain_loop(switch, memory, layer, tiny_
             turned = base.lower(base.embed(seen.clone().apply_(grid.index)), meta.layer)
             summary, remembered = meta.summarise(turned[:, :length], real), meta.memory(turned)
             hidden, code, codes, since = torch.zeros(1, 1, meta.config.memory_size), None, [], 0
-            proposals, betas = [], []
+            proposals, betas, kls = [], [], []
             cut = bool(share) and float(drawn[row, 0, 0]) < share
             begins = {0, *(int(where * length) for _, where in drawn[row].tolist() if cut)}
             for t in range(length):
@@ -213,9 +217,11 @@ def test_discovery_losses_are_those_of_a_plain_loop(switch, memory, layer, tiny_
                     opened = torch.logit(uniform[row, t]) + logit > 0
                     beta = torch.sigmoid(logit) if switch == "soft" else opened.float()
                 code = proposed if code is None else beta * proposed + (1 - beta) * code
-                sums[1] += torch.distributions.kl_divergence(
-                    torch.distributions.Normal(mean, log_std.exp()), torch.distributions.Normal(0.0, 1.0)
-                ).sum()
+                kls.append(
+                    torch.distributions.kl_divergence(
+                        torch.distributions.Normal(mean, log_std.exp()), torch.distributions.Normal(0.0, 1.0)
+                    ).sum()
+                )
                 sums[2] += float(beta)
                 codes.append(code)
                 proposals.append(proposed)
@@ -224,6 +230,8 @@ def test_discovery_losses_are_those_of_a_plain_loop(switch, memory, layer, tiny_
                     begins.add(t)
                     since = t
                 _, hidden = meta.gru(meta.norm(e)[:, None], hidden)
+            taken = [*betas[1:], torch.ones(1)] if at_end else betas
+            sums[1] += sum(kl * (share if "kl_of" in memory else 1.0) for kl, share in zip(kls, taken)).sum()
             if at_end:
                 code = codes[-1] = proposals[-1]
                 for t in range(length - 2, -1, -1):

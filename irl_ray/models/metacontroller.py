@@ -333,10 +333,14 @@ class Metacontroller(nn.Module):
             betas.append(beta)
         return torch.stack(betas, 1), torch.stack(codes, 1)
 
-    @staticmethod
-    def _codes_of_ends(proposed: Tensor, beta: Tensor, mask: Tensor) -> Tensor:
+    def taken(self, beta: Tensor, mask: Tensor) -> Tensor:
+        """How much of each proposal becomes part of a code: [B, T] in [0, 1]. That is beta_t, or, where codes are read
+        late, beta_{t+1}, and all of the last real step's."""
+        return beta if self.config.read_at == "start" else F.pad(torch.where(mask, beta, 1.0)[:, 1:], (0, 1), value=1.0)
+
+    def _codes_of_ends(self, proposed: Tensor, beta: Tensor, mask: Tensor) -> Tensor:
         """z_t = beta_{t+1} z~_t + (1 - beta_{t+1}) z_{t+1}, the last real step's being its own: [B, T, z]."""
-        ends = F.pad(torch.where(mask, beta, 1.0)[:, 1:], (0, 1), value=1.0)
+        ends = self.taken(beta, mask)
         code, codes = proposed[:, -1], []
         for proposal, end in zip(reversed(proposed.unbind(1)), reversed(ends.unbind(1))):
             code = torch.lerp(code, proposal, end[:, None])
