@@ -249,6 +249,21 @@ def test_discovery_losses_are_those_of_a_plain_loop(switch, memory, layer, tiny_
     torch.testing.assert_close(found, sums, atol=1e-3, rtol=1e-4)
 
 
+@pytest.mark.parametrize("read_at", ["start", "arrival"])
+def test_the_kl_of_what_is_taken_is_no_price_of_switches(read_at, tiny_weights):
+    gradients = []
+    for alpha in (0.0, 1.0):
+        shape = {"switch": "gumbel", "layer": 0, "read_at": read_at}
+        settings = {"kl_of": "taken", "alpha": alpha, "alpha_hold": 0.0, "alpha_ramp": 0.0}
+        phase = discover(tiny_weights, metacontroller=shape, **settings)
+        phase.accumulate_gradients()
+        meta = phase.agent.metacontroller
+        gradients.append([meta.switch_out.weight.grad.clone(), meta.encoder[0].weight.grad.clone()])
+    (switch, encoder), (priced, pressed) = gradients
+    torch.testing.assert_close(switch, priced)
+    assert bool(switch.any()) and not torch.allclose(encoder, pressed)
+
+
 def test_all_of_a_metacontroller_learns_on_a_clean_slate(tiny_weights):
     layer = {"switch": "gumbel", "layer": 1}
     phase = discover(tiny_weights, metacontroller=layer, clean_slate=True, alpha_hold=0.0, alpha_ramp=0.0)

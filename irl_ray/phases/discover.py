@@ -125,7 +125,7 @@ class DiscoverConfig(CodesConfig):
         kl_of: whose KL counts: that of "all" proposals (Eq. 9), or of those "taken" alone (ours), as much as the switch
             takes of them. One that is not taken costs nothing at the optimum of Eq. 9 either: it is the prior. But to
             make it so the encoder has to foresee every switch, and where many steps look as if they might, what their
-            proposals pay is held against what the codes in force say.
+            proposals pay is held against what the codes in force say. What a switch costs is then `switch_cost` alone.
         alpha_hold: share of the run during which α is zero.
         alpha_ramp: share of the run at whose end α has grown, linearly, to its full value.
         switch_cost: nats that a switch costs, beside those of the actions (ours; 0 in the paper, where a closed switch
@@ -437,7 +437,7 @@ class Discover(Phase):
         log_prob = steered_log_prob(base, meta, batch, residual, codes.code, begins)
         kl = codes.proposal.kl()
         if config.kl_of == "taken":
-            kl = kl * meta.taken(codes.beta, batch.mask)
+            kl = kl * meta.taken(codes.beta, batch.mask).detach()
         return -log_prob.sum(), kl[batch.mask].sum(), codes.beta[batch.mask].sum()
 
     def _begins(self, beta: torch.Tensor, mask: torch.Tensor, drawn: torch.Tensor) -> torch.Tensor | None:
