@@ -155,7 +155,7 @@ def test_pretraining_losses_are_those_of_a_plain_loop(tiny_weights, tiny_world):
         {"cut_share": 1.0, "cuts": 2, "read_at": "arrival", "kl_of": "taken"},
     ],
 )
-@pytest.mark.parametrize("switch", ["soft", "gumbel"])
+@pytest.mark.parametrize("switch", ["soft", "gumbel", "sure"])
 def test_discovery_losses_are_those_of_a_plain_loop(switch, memory, layer, tiny_weights, tiny_world):
     """Eq. 9 step by step: action NLL under the code in force, and the KL of every proposal, taken or not; or of those
     taken alone, each as much as the switch takes of it.
@@ -168,6 +168,8 @@ def test_discovery_losses_are_those_of_a_plain_loop(switch, memory, layer, tiny_
     read_at = memory.pop("read_at", "start")
     at_end, arrives = read_at != "start", read_at == "arrival"
     shape = {"switch": switch, "layer": layer, "read_at": read_at}
+    if switch == "sure":
+        shape["initial_switch_bias"] = 0.0  # or none would open in an untrained one
     if layer and "clean_slate" in memory and (arrives or (at_end and "turned_summaries" in memory)):
         with pytest.raises(UserError, match="(turned_summaries|read_at: arrival): .* layer 0 alone"):
             discover(tiny_weights, metacontroller=shape, **memory)
@@ -214,7 +216,7 @@ def test_discovery_losses_are_those_of_a_plain_loop(switch, memory, layer, tiny_
                 beta = torch.ones(1)
                 if code is not None:
                     logit = meta.switch_logit(e, memory_state, code)
-                    opened = torch.logit(uniform[row, t]) + logit > 0
+                    opened = (torch.logit(uniform[row, t]) if switch == "gumbel" else 0) + logit >= 0
                     beta = torch.sigmoid(logit) if switch == "soft" else opened.float()
                 code = proposed if code is None else beta * proposed + (1 - beta) * code
                 kls.append(

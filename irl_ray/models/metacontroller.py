@@ -56,7 +56,8 @@ class MetacontrollerConfig:
         initial_log_std: initial log standard deviation of the proposal.
         initial_switch_bias: initial logit of the switch.
         switch: how beta is trained. "soft" uses the sigmoid as it is; "gumbel" draws binary switches
-            (Gumbel-sigmoid, straight-through gradient; C.6).
+            (Gumbel-sigmoid, straight-through gradient; C.6); "sure" opens where internal RL's does, at one half and
+            above, with the gradient of the sigmoid (ours): for going on from switches that are found.
         switch_temperature: of the Gumbel-sigmoid.
         forced_switch: beta = 1 at every step (baseline of C.4.2).
     """
@@ -79,7 +80,11 @@ class MetacontrollerConfig:
     forced_switch: bool = False
 
     def __post_init__(self) -> None:
-        expected = {"summary": tuple(SUMMARIES), "switch": ("soft", "gumbel"), "read_at": ("start", "end", "arrival")}
+        expected = {
+            "summary": tuple(SUMMARIES),
+            "switch": ("soft", "gumbel", "sure"),
+            "read_at": ("start", "end", "arrival"),
+        }
         for name, choices in expected.items():
             if getattr(self, name) not in choices:
                 raise UserError(f"{name}: expected one of {', '.join(choices)}, got {getattr(self, name)!r}")
@@ -360,6 +365,8 @@ class Metacontroller(nn.Module):
             beta = (relaxed > 0.5).to(relaxed.dtype) + relaxed - relaxed.detach()
         else:
             beta = torch.sigmoid(logit)
+            if switch_noise is not None and self.config.switch == "sure":
+                beta = (beta >= 0.5).to(beta.dtype) + beta - beta.detach()
         return beta if threshold is None else (beta >= threshold).to(beta.dtype)
 
     def control(self, residual: Tensor, code: Tensor) -> Tensor:
