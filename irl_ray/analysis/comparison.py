@@ -32,7 +32,6 @@ def method_of(run: str, trial: TrialResult) -> str:
     how += ", memory anew at random steps" if origin.get("discover.cut_share") else ""
     read_at = origin.get("discover.metacontroller.read_at", "start")
     how += f", codes read at the {read_at}" if read_at != "start" else ""
-    how += ", KL of codes taken alone" if origin.get("discover.kl_of") == "taken" else ""
     how += ", turned summaries" if origin.get("discover.turned_summaries") else ""
     how += ", a cost on switches" if origin.get("discover.switch_cost") else ""
     slate = ", clean slate in RL" if trial.params.get("clean_slate") else ""

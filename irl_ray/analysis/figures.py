@@ -256,7 +256,6 @@ def rate_distortion(plt: Any, results: Results) -> Drawn | None:
                     and t.params.get("metacontroller.summary", "sequence") == summary
                     and bool(t.params.get("clean_slate")) == anew
                     and not t.params.get("turned_summaries")
-                    and t.params.get("kl_of", "all") == "all"
                     and t.params.get("metacontroller.read_at", "start") == "start"
                 ]
                 shown += chosen
@@ -450,7 +449,6 @@ def goals_figure(key: str, xlabel: str, symlog: float | None = None) -> Callable
             "co_training", "start_from", "metacontroller.forced_switch", "cut_share", "switch_cost", "turned_summaries",
         )  # fmt: skip
         at_start = trial.params.get("metacontroller.read_at", "start") == "start"
-        at_start &= trial.params.get("kl_of", "all") == "all"
         told = at_start and trial.params.get("clean_slate") and "switch_f1_legs" in trial.metrics
         return bool(told) and not any(trial.params.get(name) for name in other)
 

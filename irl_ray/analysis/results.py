@@ -29,7 +29,7 @@ _RL_KEYS = ("env", "env_config", "metacontroller", "base", "lr", "seed", "action
 _WEIGHT_KEYS = ("base", "metacontroller", "start_from")
 # Discovery's settings that figures tell its runs apart by, whether a file gives them or a preset does.
 _KINDS = ("clean_slate", "metacontroller.summary", "metacontroller.forced_switch", "cut_share", "switch_cost",
-          "turned_summaries", "metacontroller.read_at", "kl_of")  # fmt: skip
+          "turned_summaries", "metacontroller.read_at")  # fmt: skip
 _PATH_KEYS = ("base", "start_from", "data", "clean_data")
 
 

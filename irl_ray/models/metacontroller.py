@@ -56,8 +56,7 @@ class MetacontrollerConfig:
         initial_log_std: initial log standard deviation of the proposal.
         initial_switch_bias: initial logit of the switch.
         switch: how beta is trained. "soft" uses the sigmoid as it is; "gumbel" draws binary switches
-            (Gumbel-sigmoid, straight-through gradient; C.6); "sure" opens where internal RL's does, at one half and
-            above, with the gradient of the sigmoid (ours): for going on from switches that are found.
+            (Gumbel-sigmoid, straight-through gradient; C.6).
         switch_temperature: of the Gumbel-sigmoid.
         forced_switch: beta = 1 at every step (baseline of C.4.2).
     """
@@ -80,11 +79,7 @@ class MetacontrollerConfig:
     forced_switch: bool = False
 
     def __post_init__(self) -> None:
-        expected = {
-            "summary": tuple(SUMMARIES),
-            "switch": ("soft", "gumbel", "sure"),
-            "read_at": ("start", "end", "arrival"),
-        }
+        expected = {"summary": tuple(SUMMARIES), "switch": ("soft", "gumbel"), "read_at": ("start", "end", "arrival")}
         for name, choices in expected.items():
             if getattr(self, name) not in choices:
                 raise UserError(f"{name}: expected one of {', '.join(choices)}, got {getattr(self, name)!r}")
@@ -338,14 +333,10 @@ class Metacontroller(nn.Module):
             betas.append(beta)
         return torch.stack(betas, 1), torch.stack(codes, 1)
 
-    def taken(self, beta: Tensor, mask: Tensor) -> Tensor:
-        """How much of each proposal becomes part of a code: [B, T] in [0, 1]. That is beta_t, or, where codes are read
-        late, beta_{t+1}, and all of the last real step's."""
-        return beta if self.config.read_at == "start" else F.pad(torch.where(mask, beta, 1.0)[:, 1:], (0, 1), value=1.0)
-
-    def _codes_of_ends(self, proposed: Tensor, beta: Tensor, mask: Tensor) -> Tensor:
+    @staticmethod
+    def _codes_of_ends(proposed: Tensor, beta: Tensor, mask: Tensor) -> Tensor:
         """z_t = beta_{t+1} z~_t + (1 - beta_{t+1}) z_{t+1}, the last real step's being its own: [B, T, z]."""
-        ends = self.taken(beta, mask)
+        ends = F.pad(torch.where(mask, beta, 1.0)[:, 1:], (0, 1), value=1.0)
         code, codes = proposed[:, -1], []
         for proposal, end in zip(reversed(proposed.unbind(1)), reversed(ends.unbind(1))):
             code = torch.lerp(code, proposal, end[:, None])
@@ -365,8 +356,6 @@ class Metacontroller(nn.Module):
             beta = (relaxed > 0.5).to(relaxed.dtype) + relaxed - relaxed.detach()
         else:
             beta = torch.sigmoid(logit)
-            if switch_noise is not None and self.config.switch == "sure":
-                beta = (beta >= 0.5).to(beta.dtype) + beta - beta.detach()
         return beta if threshold is None else (beta >= threshold).to(beta.dtype)
 
     def control(self, residual: Tensor, code: Tensor) -> Tensor:

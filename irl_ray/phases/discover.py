@@ -122,10 +122,6 @@ class DiscoverConfig(CodesConfig):
             learned from (ours; False in the paper): of the future a code can then say what a world's symmetries leave
             as it is, such as what is reached, but no places. Where codes are not read at the start of their steps, all
             that they are read from is turned.
-        kl_of: whose KL counts: that of "all" proposals (Eq. 9), or of those "taken" alone (ours), as much as the switch
-            takes of them. One that is not taken costs nothing at the optimum of Eq. 9 either: it is the prior. But to
-            make it so the encoder has to foresee every switch, and where many steps look as if they might, what their
-            proposals pay is held against what the codes in force say. What a switch costs is then `switch_cost` alone.
         alpha_hold: share of the run during which α is zero.
         alpha_ramp: share of the run at whose end α has grown, linearly, to its full value.
         switch_cost: nats that a switch costs, beside those of the actions (ours; 0 in the paper, where a closed switch
@@ -143,7 +139,6 @@ class DiscoverConfig(CodesConfig):
     cut_share: float = 0.0
     cuts: int = 1
     turned_summaries: bool = False
-    kl_of: str = "all"
     alpha: float = 0.17
     alpha_hold: float = 0.0
     alpha_ramp: float = 0.0
@@ -156,8 +151,6 @@ class DiscoverConfig(CodesConfig):
         super().__post_init__()
         check_at_least(self, alpha=0, cuts=1, switch_cost=0)
         check_share(self, "cut_share", "alpha_hold", "alpha_ramp", "switch_cost_hold", "switch_cost_ramp")
-        if self.kl_of not in ("all", "taken"):
-            raise UserError(f"kl_of: expected all or taken, got {self.kl_of!r}")
         if not self.cut_share and self.cuts != 1:
             raise UserError("cuts: has no effect without cut_share; give it, or leave cuts out")
         fewest = min(map(len, torch.arange(self.batch_size).chunk(self.length_groups)))
@@ -435,10 +428,7 @@ class Discover(Phase):
         residual, codes = found_codes(base, meta, batch, noise, None, switch_noise, config.clean_slate, symmetry)
         begins = self._begins(codes.beta, batch.mask, drawn)
         log_prob = steered_log_prob(base, meta, batch, residual, codes.code, begins)
-        kl = codes.proposal.kl()
-        if config.kl_of == "taken":
-            kl = kl * meta.taken(codes.beta, batch.mask).detach()
-        return -log_prob.sum(), kl[batch.mask].sum(), codes.beta[batch.mask].sum()
+        return -log_prob.sum(), codes.proposal.kl()[batch.mask].sum(), codes.beta[batch.mask].sum()
 
     def _begins(self, beta: torch.Tensor, mask: torch.Tensor, drawn: torch.Tensor) -> torch.Tensor | None:
         """bool [B, T]: where the base model's memory starts anew, None where it sees the whole past. Numbers in [0, 1)
