@@ -30,6 +30,13 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     return files
 
 
+def on_page_markdown(markdown: str, **_: object) -> str:
+    """Links of pages to the repository's root, which GitHub follows, as links to the pages made of it."""
+    for name, page in FROM_ROOT.items():
+        markdown = markdown.replace(f"](../../{name}", f"]({page}")
+    return markdown
+
+
 def from_root(name: str) -> str:
     """A page of the repository, with its links as they are from irl_ray/docs."""
 

@@ -12,28 +12,35 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from irl_ray.cli import runner
-from irl_ray.cli.experiment import Experiment, read_file
+from irl_ray.cli.experiment import Experiment, count_trials, read_file
 from irl_ray.cli.placement import env_runners
 
 
 @given(
-    cpus=st.integers(1, 3000),
-    learners=st.integers(0, 4),
-    evaluating=st.integers(0, 4),
-    episodes=st.integers(2, 4096),
-    each=st.none() | st.sampled_from([0.25, 0.5, 1.0, 2.0]),
+    cpus=st.integers(1, 3000), learners=st.integers(0, 4), evaluating=st.integers(0, 4), episodes=st.integers(2, 4096)
 )
-def test_a_trial_asks_for_no_more_than_it_has(cpus, learners, evaluating, episodes, each):
+def test_a_trial_asks_for_no_more_than_it_has(cpus, learners, evaluating, episodes):
     config = {"num_learners": learners, "evaluation_num_env_runners": evaluating, "train_batch_episodes": episodes}
-    config |= {} if each is None else {"num_cpus_per_env_runner": each}
     found = env_runners(config, cpus)
-    count, share = found["num_env_runners"], found.get("num_cpus_per_env_runner", each or 1.0)
+    count, share = found["num_env_runners"], found.get("num_cpus_per_env_runner", 1.0)
+    most = min(cpus - learners - evaluating, episodes // 32)
+    assert count == (most if most > 1 else 0) and 0 < share <= 1
     if count:
-        assert 1 + count * share + learners + evaluating * (each or 1.0) <= cpus + 1e-6
-        assert count * 32 <= episodes and count > 1
-    if each is None and not learners and not evaluating:
-        assert count == (min(cpus, episodes // 32) if min(cpus, episodes // 32) > 1 else 0)
-    assert env_runners({**config, "num_env_runners": 3}, cpus) == {}
+        assert 1 + count * share + learners + evaluating <= cpus + 1e-6
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        {"num_env_runners": 3},
+        {"num_cpus_per_env_runner": 0},
+        {"num_gpus_per_env_runner": 0.5},
+        {"num_cpus_for_main_process": 2},
+        {"num_cpus_per_learner": "auto"},
+    ],
+)
+def test_whoever_tells_what_runners_take_tells_how_many_there_are(told):
+    assert env_runners(told, 16) == {}
 
 
 @pytest.mark.parametrize(
@@ -49,9 +56,10 @@ def test_a_trial_asks_for_no_more_than_it_has(cpus, learners, evaluating, episod
 )
 def test_trials_side_by_side_share_the_cores(cpus, config, samples, runners, monkeypatch):
     monkeypatch.setattr(runner, "most_resources", lambda: {"CPU": float(cpus)})
-    found = runner.on_all_cores(Experiment("x", "InternalRL", config, num_samples=samples)).config
+    asked = Experiment("x", "InternalRL", config, num_samples=samples)
+    found = runner.on_all_cores(asked, count_trials(asked)).config
     assert found.get("num_env_runners") == (config.get("num_env_runners") if runners is None else runners)
-    assert runner.on_all_cores(Experiment("x", "PPO", config)).config == config
+    assert runner.on_all_cores(Experiment("x", "PPO", config), 1).config == config
 
 
 def test_auto_may_be_written(tmp_path: Path, tiny_weights: Path):

@@ -47,6 +47,12 @@ def test_the_method_names_tests_that_are_there():
     assert [name for name in named if f"def {name}(" not in tests] == []
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_to_files_on_github_too(page: Path):
+    links = re.findall(r"\]\((?!https?:|#)([^)#\s]+)", re.sub(r"`[^`]*`", "", page.read_text()))
+    assert [link for link in links if not (page.parent / link).exists()] == []
+
+
 def test_readme_is_two_screens():
     assert len((ROOT / "README.md").read_text().splitlines()) <= 70
 

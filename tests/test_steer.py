@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import socket
 import threading
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -20,6 +22,7 @@ from irl_ray.cli.irl_ray import main, parser
 from irl_ray.errors import UserError
 from irl_ray.internal.internal_env import InternalVectorEnv
 from irl_ray.models import weights
+from irl_ray.models.code_policy import CodePolicy, CodePolicyConfig
 
 GREEDY = 1e-4  # of actions, so that none is left to chance
 
@@ -34,22 +37,43 @@ def codes(count: int, seed: int = 0) -> np.ndarray:
 
 
 @pytest.mark.parametrize("slate", [False, True])
-def test_a_held_code_does_what_it_does_in_the_internal_environment(tiny_agent, tiny_world, slate):
-    code = codes(1)[0]
+def test_codes_do_what_they_do_in_the_internal_environment(tiny_agent, tiny_world, slate):
+    """One at first, another from the fourth step on."""
     episode = SteeredEpisode(tiny_agent, tiny_world, 3, GREEDY, clean_slate=slate)
     env = InternalVectorEnv(
         tiny_agent, tiny_world, 1, threshold=2.0, action_temperature=GREEDY, clean_slate=slate, autoreset="disabled"
     )
     env.reset(seed=[3])
-    env.hold(torch.tensor([0]), torch.from_numpy(code)[None])
-    for _ in range(12):
-        torch.testing.assert_close(episode.residual, env.residual, atol=1e-5, rtol=1e-4)
+    for number in range(12):
+        code = codes(2)[int(number >= 3)]
+        if number in (0, 3):
+            env.hold(torch.tensor([0]), torch.from_numpy(code)[None])
         episode.step(code)
         step = env.advance()
+        torch.testing.assert_close(episode.residual, env.residual, atol=1e-5, rtol=1e-4)
         assert bool(episode.over) == bool(step.terminated[0] or step.truncated[0])
         if episode.over:
             break
         assert episode.beta == pytest.approx(float(step.beta[0]), abs=1e-5)
+    assert number > 3
+
+
+def test_left_alone_the_gate_asks_and_the_policy_answers(tiny_agent, tiny_world):
+    """Without a policy codes are drawn; with one that is sure of itself they are its mean."""
+    episode = SteeredEpisode(tiny_agent, tiny_world, seed=5)
+    while not episode.over:
+        asks, code = episode.now().asks, episode.code
+        episode.step(None)
+        assert asks == (code is None or not np.array_equal(code, episode.code))
+    policy = CodePolicy(CodePolicyConfig(tiny_agent.base.width, 4, hidden=8, log_std=-30.0))
+    with torch.no_grad():
+        for parameter in policy.parameters():
+            parameter.copy_(torch.where(parameter == -30.0, parameter, torch.randn_like(parameter)))
+    sure = replace(tiny_agent, policy=policy)
+    episode = SteeredEpisode(sure, tiny_world, seed=5)
+    mean = policy.step(episode.residual, policy.initial_state(1), torch.zeros(1, dtype=torch.long)).chunk(2, -1)[0]
+    episode.step(None)
+    np.testing.assert_allclose(episode.code, mean[0].detach().numpy(), atol=1e-5)
 
 
 def test_going_back_is_as_if_one_had_not_gone_on(tiny_agent, tiny_world):
@@ -91,6 +115,9 @@ def test_a_code_changes_what_it_is_compared_with(episode):
 
 def test_the_map_tells_what_codes_lead_to(tiny_agent, tiny_world):
     found = code_map(tiny_agent, tiny_world, 3, GREEDY, count=24)
+    kinds = [found.codes[found.outcome == kind].mean(0) for kind in set(found.outcome[found.outcome >= 0].tolist())]
+    if len(kinds) == 2:  # codes that lead elsewhere lie apart in the plane
+        assert np.linalg.norm(found.axes @ (kinds[0] - kinds[1])) > 0
     assert len(set(found.outcome.tolist())) > 1
     np.testing.assert_allclose(found.axes @ found.axes.T, np.eye(2), atol=1e-5)
     np.testing.assert_allclose(found.place, found.codes @ found.axes.T, atol=1e-5)
@@ -173,6 +200,10 @@ def test_an_episode_over_the_wire(address):
         ("/step", {"code": [1, 2, 3, None]}, "expected 4 numbers"),
         ("/step", {"code": "zzzz"}, "expected 4 numbers"),
         ("/start", {"seed": -1}, "seed: expected a whole number"),
+        ("/step", b"[" * 200_000, "expected a JSON object"),
+        ("/start", {"seed": 1.5}, "seed: expected a whole number"),
+        ("/start", {"seed": 10**400}, "seed: expected a whole number"),
+        ("/step", {"code": [10**400, 0, 0, 0]}, "expected 4 numbers"),
         ("/step", b"{", "expected a JSON object"),
         ("/step", [1], "expected a JSON object"),
     ],
@@ -182,9 +213,48 @@ def test_what_makes_no_sense_is_told(address, path, told, error):
     assert status == 400 and error in json.loads(found)["error"]
 
 
-def test_other_pages_are_not_answered(address):
-    assert get(address + "/models", Host="evil.example:80")[0] == 403
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Host": "evil.example:80"},
+        {"Origin": "https://evil.example"},
+        {"Sec-Fetch-Site": "cross-site"},
+    ],
+)
+def test_other_pages_are_neither_answered_nor_obeyed(address, headers):
+    before = get(address + "/state?model=0")
+    for path, told in (("/start", {"model": 0, "seed": 99}), ("/models", None), ("/start?seed=99", None), ("/", None)):
+        assert get(address + path, told, **headers)[0] == 403
+    assert get(address + "/state?model=0") == before
+
+
+def test_looking_never_steers(address):
+    """What a picture or a link of another page can ask for."""
+    before = get(address + "/state?model=0")
+    assert get(address + "/start?seed=99")[0] == get(address + "/step?model=0")[0] == 400
     assert get(address + "/step", {"model": 0}, **{"Content-Type": "text/plain"})[0] == 400
+    assert get(address + "/state?model=0") == before
+
+
+def test_a_silent_connection_holds_nobody_up(address):
+    host, port = address.removeprefix("http://").split(":")
+    assert host == "127.0.0.1"
+    with socket.create_connection((host, int(port))):
+        assert get(address + "/models")[0] == 200
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--port", "99999"], "--port 99999: expected 0 to 65535"),
+        (["--seed", "-1"], "--seed: expected a whole number"),
+        (["--temperature", "0"], "--temperature: expected a number above 0"),
+        (["--data", "nowhere"], "nowhere"),
+    ],
+)
+def test_arguments_that_make_no_sense_cost_one_line(arguments, told, tiny_weights, capsys):
+    assert main(["steer", str(tiny_weights), "--no-browser", *arguments]) == 2
+    assert told in capsys.readouterr().err
 
 
 def test_a_taken_port_costs_one_line(address, tiny_weights, capsys):

@@ -189,8 +189,9 @@ class CodeMap:
     Attributes:
         codes: [N, z].
         place: [N, 2], of each in the plane.
-        outcome: int64 [N], the first target reached under it from an episode's start; -1 for none.
-        axes: [2, z], orthonormal: a point of the plane is a code, point @ axes.
+        outcome: int64 [N], the first target reached under it from an episode's start, or, in a world without targets, 0
+            where its task's first leg was done; -1 for none.
+        axes: [2, z], orthonormal (the second is 0 where codes are one number): a point is the code point @ axes.
     """
 
     codes: np.ndarray
@@ -213,17 +214,19 @@ def code_map(agent: Artefact, world: World, seed: int, temperature: float, count
     size = agent.metacontroller.config.code_size
     codes = generator(seed, "steer", "map").standard_normal((count, size)).astype(np.float32)
     env = InternalVectorEnv(agent, world, count, action_temperature=temperature, threshold=2.0, autoreset="disabled")
-    env.raw.free = True
+    env.raw.free = bool(world.num_targets)
     env.reset(seed=[seed] * count)
     env.hold(torch.arange(count), torch.from_numpy(codes))
     outcome, running = np.full(count, -1), np.ones(count, bool)
     for _ in range(min(LONGEST, world.horizon)):
         step = env.advance()
-        reached = running & (step.entered >= 0)
-        outcome[reached] = step.entered[reached]
+        entered = step.entered if world.num_targets else np.where(env.raw.leg > 0, 0, -1)
+        reached = running & (entered >= 0)
+        outcome[reached] = entered[reached]
         running &= ~(reached | step.terminated | step.truncated)
         if not running.any():
             break
+    env.raw.close()
     axes = _telling_plane(codes, outcome)
     return CodeMap(codes, codes @ axes.T, outcome, axes)
 

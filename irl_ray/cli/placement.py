@@ -20,6 +20,9 @@ Bundle = Mapping[str, float]
 EVERY = 5.0  # seconds between looks at the cluster
 TOLD_AFTER = 20.0  # seconds of waiting, of which a machine that comes back at once costs no word
 GIVEN_UP_AFTER = 300.0
+# Where one of these is told, so are the env runners: none, unless a number is.
+PARTS = ("num_cpus_per_env_runner", "num_gpus_per_env_runner", "custom_resources_per_env_runner",
+         "num_cpus_for_main_process", "num_cpus_per_learner")  # fmt: skip
 EPISODES, FEWEST = 512, 32  # of an update, unless told; of each env runner, below which another one hardly pays
 
 
@@ -79,18 +82,14 @@ def env_runners(config: Mapping[str, Any], cpus: float) -> dict[str, float]:
         config: of the trial.
         cpus: that it has to itself.
     """
-    if config.get("num_env_runners") is not None:
+    if any(config.get(key) is not None for key in ("num_env_runners", *PARTS)):
         return {}
-    each = config.get("num_cpus_per_env_runner")
-    learners = int(config.get("num_learners") or 0) * float(config.get("num_cpus_per_learner") or 1)
-    evaluating = int(config.get("evaluation_num_env_runners") or 0) * float(each or 1)
-    cpus = int(cpus - learners - evaluating)
-    most = int(config.get("train_batch_episodes") or EPISODES) // FEWEST
-    count = min(cpus if each is None else int((cpus - 1) // each), most)
+    beside = int(config.get("num_learners") or 0) + int(config.get("evaluation_num_env_runners") or 0)
+    cpus = int(cpus) - beside
+    count = min(cpus, int(config.get("train_batch_episodes") or EPISODES) // FEWEST)
     if count < 2:
         return {"num_env_runners": 0}
-    share = {} if each is not None else {"num_cpus_per_env_runner": min(1.0, int(1000 * (cpus - 1) / count) / 1000)}
-    return {"num_env_runners": count, **share}
+    return {"num_env_runners": count, "num_cpus_per_env_runner": min(1.0, int(1000 * (cpus - 1) / count) / 1000)}
 
 
 def total(bundles: Sequence[Bundle]) -> dict[str, float]:

@@ -121,12 +121,12 @@ def _bundles(run: str, config: Mapping[str, Any]) -> list[Bundle]:
     return phase_bundles(config) if run in trainables.PHASES else algorithm_bundles(built_algorithm_config(run, config))
 
 
-def on_all_cores(experiment: Experiment) -> Experiment:
+def on_all_cores(experiment: Experiment, trials: int) -> Experiment:
     """The experiment with the env runners that it leaves to us: those of trials side by side share out the CPUs."""
     if experiment.run not in trainables.EPISODIC:
         return experiment
     have = most_resources().get("CPU", 1.0)
-    share = have // min(count_trials(experiment), max(1.0, have))
+    share = have // min(max(1, trials), max(1.0, have))
     fewest = min((env_runners(variant, share) for variant in variants(experiment.config)), key=_count)
     return replace(experiment, config={**experiment.config, **fewest})
 
@@ -158,7 +158,7 @@ def run_all(experiments: list[Experiment], storage: str, where: str, resume_newe
             asked = experiment
             if experiment.awaited is not None:
                 experiment = with_results(experiment, folders, where)
-            experiment = on_all_cores(experiment)
+            experiment = on_all_cores(experiment, count_trials(experiment))
             check_resources(experiment, where)
             folder = folders[experiment.name] = runs.create(asked, storage, count_trials(experiment), awaited)
             code = run(experiment, folder)
@@ -295,8 +295,9 @@ def resume(
         tuner._local_tuner._resume_config.finished = ResumeConfig.ResumeType.RESUME
         tuner._local_tuner._tune_config.scheduler.changes = changes
         start()
-        if told := runs.read_record(folder).get("experiment"):  # env runners as there are CPUs now
-            here = on_all_cores(Experiment(**told)).config
+        record = runs.read_record(folder)
+        if told := record.get("experiment"):  # env runners as there are CPUs, and trials to go on, now
+            here = on_all_cores(Experiment(**told), record.get("trials", 1) - len(changes.finished)).config
             changes.config |= {key: value for key, value in here.items() if key not in told["config"]}
         for trial in () if runs.is_finished(folder) and not (stop or config) else saved_trials(folder)[:1]:
             check_resources(Experiment(Path(folder).name, run_name, changes.settings(trial.config)), folder)

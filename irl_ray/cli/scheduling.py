@@ -43,7 +43,8 @@ class _Safe:
     def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
         if self.changes is not None:
             self.changes.apply(trial)
-            # Tune's state keeps what was to be done after a save; if that failed, the next would end the trial.
+            # Tune's state keeps what was to be done after a save; if that failed, the next would end the trial. (A stop
+            # that ASHA decided and a save kept waiting is decided again at the trial's next rung.)
             tune_controller._cached_trial_decisions.pop(trial.trial_id, None)
             tune_controller._queued_trial_decisions.pop(trial.trial_id, None)
         if trial.checkpoint and not trial.is_finished():

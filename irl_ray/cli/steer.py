@@ -1,7 +1,7 @@
 """`irl-ray steer MODEL [MODEL]`: a local page on which a person steers frozen models by their codes.
 
-A small HTTP server of the standard library, on the loopback interface alone, in one thread, to which OpenGL keeps too.
-The page asks it for states and pictures; nothing is loaded from anywhere else.
+A small HTTP server of the standard library, on the loopback interface alone. One thread has models and worlds, to which
+OpenGL keeps too. The page asks for states and pictures; nothing is loaded from anywhere else.
 """
 
 from __future__ import annotations
@@ -9,9 +9,12 @@ from __future__ import annotations
 import argparse
 import io
 import json
+import math
+import threading
 import webbrowser
 from collections.abc import Callable
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -28,7 +31,9 @@ from irl_ray.models import weights
 from irl_ray.models.actions import CategoricalActions
 from irl_ray.models.weights import Artefact
 
+Answer = tuple[str, bytes]  # type and content
 PAGE = Path(__file__).with_name("steer.html")
+LOCAL = ("127.0.0.1", "localhost")
 MOST = 1 << 20  # bytes of a request
 PROBED = 512  # demonstrations behind the probes
 
@@ -44,31 +49,38 @@ class Panes:
     def __init__(self, episodes: list[SteeredEpisode], names: list[str]):
         self.episodes, self.names = episodes, names
 
-    def answer(self, path: str, asked: dict[str, Any]) -> tuple[str, bytes]:
-        """The type and content of what is asked for.
+    def change(self, path: str, asked: dict[str, Any]) -> Answer:
+        """What an episode becomes.
 
         Raises:
             UserError: if it makes no sense.
         """
-        actions: dict[str, Callable[[SteeredEpisode, dict[str, Any]], None]] = {
-            "/step": lambda episode, told: episode.step(
-                _code(episode, told.get("code")), bool(told.get("steered", True))
-            ),
-            "/start": lambda episode, told: episode.start(_whole(told, "seed")),
-            "/back": lambda episode, told: episode.go_to(_whole(told, "step")),
-        }
+        episode = self.episodes[self._number(asked)]
+        if path == "/step":
+            episode.step(_code(episode, asked.get("code")), bool(asked.get("steered", True)))
+        elif path == "/start":
+            episode.start(_whole(asked, "seed"))
+        elif path == "/back":
+            episode.go_to(_whole(asked, "step"))
+        else:
+            raise UserError(f"{path}: nothing there")
+        return _json(_state(episode))
+
+    def look(self, path: str, asked: dict[str, Any]) -> Answer:
+        """What is asked for; changes nothing.
+
+        Raises:
+            UserError: if it makes no sense.
+        """
         if path == "/models":
             return _json([self._described(number) for number in range(len(self.episodes))])
         episode = self.episodes[self._number(asked)]
-        if path in actions:
-            actions[path](episode, asked)
-            return _json(_state(episode))
         if path == "/state":
             return _json(_state(episode))
         if path == "/map":
             found = code_map(episode.agent, episode.world, episode.seed, episode.temperature)
-            return _json({name: np.round(getattr(found, name), 4).tolist() for name in ("codes", "place", "axes")}
-                         | {"outcome": found.outcome.tolist()})  # fmt: skip
+            shown = {name: np.round(getattr(found, name), 4).tolist() for name in ("codes", "place", "axes")}
+            return _json({**shown, "outcome": found.outcome.tolist()})
         if path == "/frame":
             return "image/png", _picture([episode.frame()], "PNG")
         if path == "/gif":
@@ -91,20 +103,18 @@ class Panes:
             "policy": episode.agent.policy is not None,
             "layer": episode.agent.metacontroller.layer,
             "horizon": episode.world.horizon,
-            "targets": episode.world.num_targets or episode.world.num_subgoals,
-            "targetName": episode.world.target_name,
+            "targetName": episode.world.target_name if episode.world.num_targets else "the first leg",
+            "targets": episode.world.num_targets,
             "choices": isinstance(actions, CategoricalActions),
         }
 
 
 def _whole(asked: dict[str, Any], key: str) -> int:
-    try:
-        value = int(asked.get(key, 0))
-    except (TypeError, ValueError):
-        value = -1
-    if not 0 <= value < 2**31:
-        raise UserError(f"{key}: expected a whole number, got {asked.get(key)!r}")
-    return value
+    given = asked.get(key, 0)
+    text = str(given)
+    if isinstance(given, (bool, float)) or not (text.isdecimal() and len(text) < 10):
+        raise UserError(f"{key}: expected a whole number, got {text[:40]}")
+    return int(text)
 
 
 def _code(episode: SteeredEpisode, given: Any) -> np.ndarray | None:
@@ -112,7 +122,7 @@ def _code(episode: SteeredEpisode, given: Any) -> np.ndarray | None:
         return None
     try:
         code = np.asarray(given, np.float32)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         code = np.zeros(0, np.float32)
     if code.shape != (episode.code_size,) or not np.isfinite(code).all() or np.abs(code).max() > 1e3:
         raise UserError(f"code: expected {episode.code_size} numbers")
@@ -164,48 +174,60 @@ def _picture(frames: list[np.ndarray], kind: str) -> bytes:
 
 
 def _json(value: Any) -> tuple[str, bytes]:
-    return "application/json", json.dumps(value).encode()
+    return "application/json", json.dumps(value, allow_nan=False).encode()
 
 
-def handler(panes: Panes, hosts: tuple[str, ...]) -> type[BaseHTTPRequestHandler]:
-    """The page and its questions; only a browser on this machine, on this page, is answered.
+def handler(answer: Callable[[str, str, dict[str, Any]], Answer]) -> type[BaseHTTPRequestHandler]:
+    """The page and its questions; only that page, in a browser on this machine, is answered.
 
     Args:
-        panes: what is asked.
-        hosts: by which the server may be called.
+        answer: by method, path and what is asked.
     """
 
     class Handler(BaseHTTPRequestHandler):
+        timeout = 10  # seconds of silence
+
         def do_GET(self) -> None:
             url = urlsplit(self.path)
-            if url.path == "/":
+            if url.path == "/" and self._is_ours():
                 self._send(200, "text/html; charset=utf-8", PAGE.read_bytes())
             else:
-                self._answer(url.path, {key: values[-1] for key, values in parse_qs(url.query).items()})
+                self._answer("look", lambda: {key: values[-1] for key, values in parse_qs(url.query).items()})
 
         def do_POST(self) -> None:
-            size = int(self.headers.get("Content-Length") or 0)
-            if size > MOST or self.headers.get("Content-Type") != "application/json":  # no form of another page
-                self._send(400, *_json({"error": "expected JSON"}))
-                return
+            self._answer("change", self._told)
+
+        def _told(self) -> dict[str, Any]:
+            size = self.headers.get("Content-Length", "")
+            if not size.isdecimal() or int(size) > MOST:
+                raise UserError(f"expected at most {MOST} bytes")
+            if self.headers.get_content_type() != "application/json":  # no form of another page
+                raise UserError("expected JSON")
             try:
-                asked = json.loads(self.rfile.read(size) or b"{}")
-            except ValueError:
+                asked = json.loads(self.rfile.read(int(size)))
+            except (ValueError, RecursionError):
                 asked = None
             if not isinstance(asked, dict):
-                self._send(400, *_json({"error": "expected a JSON object"}))
-                return
-            self._answer(urlsplit(self.path).path, asked)
+                raise UserError("expected a JSON object")
+            return asked
 
-        def _answer(self, path: str, asked: dict[str, Any]) -> None:
+        def _answer(self, method: str, told: Callable[[], dict[str, Any]]) -> None:
+            if not self._is_ours():
+                self._send(403, "text/plain", b"this page is for localhost")
+                return
             try:
-                self._send(200, *panes.answer(path, asked))
+                self._send(200, *answer(method, urlsplit(self.path).path, told()))
             except UserError as error:
                 self._send(400, *_json({"error": str(error)}))
 
+        def _is_ours(self) -> bool:
+            """Whether it was asked by a name of this machine, and by no other page."""
+            host, origin = self.headers.get("Host", ""), self.headers.get("Origin")
+            local = urlsplit(f"//{host}").hostname in LOCAL
+            other = self.headers.get("Sec-Fetch-Site", "same-origin") not in ("same-origin", "none")
+            return local and not other and origin in (None, f"http://{host}")
+
         def _send(self, status: int, kind: str, content: bytes) -> None:
-            if self.headers.get("Host", "").rpartition(":")[0] not in hosts:  # another name that leads here
-                status, kind, content = 403, "text/plain", b"this page is for localhost"
             self.send_response(status)
             self.send_header("Content-Type", kind)
             self.send_header("Content-Length", str(len(content)))
@@ -221,29 +243,44 @@ def handler(panes: Panes, hosts: tuple[str, ...]) -> type[BaseHTTPRequestHandler
     return Handler
 
 
-def serve(options: argparse.Namespace) -> HTTPServer:
+def serve(options: argparse.Namespace) -> ThreadingHTTPServer:
     """The server, bound and not yet running.
 
     Raises:
-        UserError: if a model cannot be steered, its world cannot be drawn, or the port is taken.
+        UserError: if a model cannot be steered, its world cannot be drawn, or an option makes no sense.
     """
+    if len(options.models) > 2:
+        raise UserError(f"MODEL: expected one or two, got {len(options.models)}")
+    if options.seed < 0:
+        raise UserError(f"--seed: expected a whole number of at least 0, got {options.seed}")
+    if options.temperature is not None and not 0 < options.temperature < math.inf:
+        raise UserError(f"--temperature: expected a number above 0, got {options.temperature:g}")
+    worker = ThreadPoolExecutor(1)
+    panes = worker.submit(_panes, options).result()
+
+    def answer(method: str, path: str, asked: dict[str, Any]) -> Answer:
+        return worker.submit(getattr(panes, method), path, asked).result()
+
+    try:
+        return ThreadingHTTPServer(("127.0.0.1", options.port), handler(answer))
+    except (OSError, OverflowError) as error:
+        told = getattr(error, "strerror", None) or "expected 0 to 65535"
+        raise UserError(f"--port {options.port}: {told}; give another, or 0 for any") from None
+
+
+def _panes(options: argparse.Namespace) -> Panes:
     torch.set_num_threads(1)
     episodes = []
     for name in options.models:
         agent = weights.load(name, "metacontroller")
         agent.base.eval(), agent.metacontroller.eval()
-        world = agent.world.changed(options.env_config) if options.env_config else agent.world
-        world = world if options.env_config else world.with_tasks(world.post_task)
+        given = options.env_config
+        world = agent.world.changed(given) if given else agent.world.with_tasks(agent.world.post_task)
         probe = _probe(agent, options.data)
         episode = SteeredEpisode(agent, world, options.seed, options.temperature, probe, options.clean_slate)
         episode.frame()  # what cannot be drawn is told here
         episodes.append(episode)
-    try:
-        return HTTPServer(
-            ("127.0.0.1", options.port), handler(Panes(episodes, options.models), ("127.0.0.1", "localhost"))
-        )
-    except OSError as error:
-        raise UserError(f"--port {options.port}: {error.strerror}; give another, or 0 for any") from None
+    return Panes(episodes, options.models)
 
 
 def _probe(agent: Artefact, data: str | None) -> LinearProbe | None:
@@ -252,7 +289,7 @@ def _probe(agent: Artefact, data: str | None) -> LinearProbe | None:
         return None
     if not agent.world.num_subgoals:
         return None
-    source = open_demonstrations(agent.world, data, ties="rule", truth=True)
+    source = open_demonstrations(agent.world, data, ties="rule" if data is None else "free", truth=True)
     return probe_layers(agent, source.sample(PROBED, torch.Generator().manual_seed(0)))
 
 
@@ -262,7 +299,7 @@ def steer(options: argparse.Namespace) -> int:
     address = f"http://127.0.0.1:{server.server_address[1]}/"
     print(f"{' and '.join(options.models)}: {address}  (Ctrl-C ends it)", flush=True)
     if not options.no_browser:
-        webbrowser.open(address)
+        threading.Timer(0.3, webbrowser.open, (address,)).start()  # when it is served
     try:
         server.serve_forever()
     except KeyboardInterrupt:
@@ -275,7 +312,7 @@ def steer(options: argparse.Namespace) -> int:
 def add_parser(commands: Any, json_object: Callable[[str], dict[str, Any]]) -> None:
     """Its arguments."""
     command = commands.add_parser("steer", help="steer a model by its codes, on a page of this machine")
-    command.add_argument("models", nargs="+", metavar="MODEL", help="weights with codes; two stand side by side")
+    command.add_argument("models", nargs="+", metavar="MODEL", help="weights with codes; one, or two side by side")
     command.add_argument("--env-config", type=json_object, help="world settings as JSON, such as the tasks")
     command.add_argument("--seed", type=int, default=0, help="of the first episode")
     command.add_argument(
