@@ -343,6 +343,15 @@ def test_co_training_trains_the_base_model_along(how, tiny_weights):
         discover(tiny_weights, co_training=how, teacher=TEACHER | {"steps": 10})
 
 
+def test_what_goes_on_does_so_in_the_base_model_that_it_was_found_in(tiny_weights):
+    config = discover_config({"preset": "tiny", "start_from": str(tiny_weights), "teacher": {"steps": 0}})
+    assert config.base == config.start_from
+    phase = Discover(config)
+    assert weights.fingerprint(phase.agent.base) == weights.fingerprint(weights.load(tiny_weights).base)
+    with pytest.raises(UserError, match="base"):
+        discover_config({"preset": "tiny"})
+
+
 def test_discovery_goes_on_from_a_metacontroller(tiny_weights, tmp_path):
     found = weights.load(tiny_weights).metacontroller
     shape = {"code_size": 4, "memory_size": 8, "summary_size": 8, "rank": 4}

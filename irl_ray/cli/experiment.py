@@ -402,7 +402,8 @@ def _world_of(experiment: Experiment, variant: Mapping[str, Any]) -> World | Non
     """The world whose demonstrations a phase is to be given; None while nobody knows."""
     if experiment.run == "Pretrain":
         return trainables.PHASE_CONFIGS["Pretrain"](variant).world
-    return None if _is_reference(variant["base"]) else weights.described_world(variant["base"])
+    base = variant.get("base", variant.get("start_from"))
+    return None if _is_reference(base) else weights.described_world(base)
 
 
 def _check_weights(config: AlgorithmConfig, world: World) -> None:

@@ -105,7 +105,8 @@ class DiscoverConfig(CodesConfig):
     Attributes:
         co_training: None keeps the base model frozen. "pretrained" trains it along under the same loss,
             "scratch" does so from fresh weights of its shape (the baseline of C.4.1).
-        start_from: name or folder of a metacontroller of the same shape to go on from; None for fresh weights. A
+        start_from: name or folder of a metacontroller of the same shape to go on from, in whose base model it goes on
+            where no `base` is told; None for fresh weights. A
             decoder that is linear in z there (`decoder_hidden: null`) may have a hidden layer here: it begins as the
             same U(z), with units for the positive and the negative part of each number of a code.
         teacher: label-free warm start (ours), off unless its `steps` are given.
@@ -179,7 +180,12 @@ class DiscoverConfig(CodesConfig):
 
 
 def in_the_world_of_its_base(values: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Settings with the `env` of their base model, where they name none and it can be read."""
+    """Settings with the `env` of their base model, where they name none and it can be read.
+
+    Without a `base` it is that of the weights to go on from.
+    """
+    if "base" not in values and values.get("start_from") is not None:
+        values = {**values, "base": values["start_from"]}
     if "env" in values or not isinstance(values.get("base"), str):
         return values
     try:
