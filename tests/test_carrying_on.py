@@ -327,6 +327,7 @@ def trial(config: dict, stop: dict, result: dict, status: str = Trial.TERMINATED
     found = SimpleNamespace(trial_id="0", config=config, stopping_criterion=stop, last_result=result, status=status)
     found.set_status = lambda value: setattr(found, "status", value)
     found.set_config = lambda value: setattr(found, "config", value)
+    found.create_placement_group_factory = lambda: None
     return found
 
 

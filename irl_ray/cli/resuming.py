@@ -63,7 +63,8 @@ class Changes:
         if self.stop is not None:
             trial.stopping_criterion = dict(self.stop)
         trial.set_config(self.settings(trial.config))
-        trial.create_placement_group_factory()  # for as many env runners as there are now
+        if self.run in trainables.EPISODIC:
+            trial.create_placement_group_factory()  # for as many env runners as there are now
 
     def goes_on(self, trial: Trial) -> bool:
         """Whether what a trial ended for has changed since; what a scheduler stopped stays stopped."""
