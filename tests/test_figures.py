@@ -284,7 +284,10 @@ FIGURES = [
         "four colours, after {} episodes: median of three seeds. Its codes are taught",
         lambda: [runs(ANT)[0].curve[-1][0]],
     ),
-    Figure("the objective alone comes to .25 so far (.33 after twice as many) | about 0.6 | {} |", lambda: [median(after(ANT, 100_352))]),
+    Figure(
+        "the objective alone comes to .25 so far (.33 after twice as many) | about 0.6 | {} |",
+        lambda: [median(after(ANT, 100_352))],
+    ),
     Figure(
         "a world of others, after 90,112 episodes: median of three seeds, one discovery | | {} |",
         lambda: [median(balls(90_112))],
