@@ -10,6 +10,7 @@ import argparse
 import io
 import json
 import math
+import re
 import threading
 import webbrowser
 from collections.abc import Callable
@@ -188,7 +189,7 @@ def handler(answer: Callable[[str, str, dict[str, Any]], Answer]) -> type[BaseHT
         timeout = 10  # seconds of silence
 
         def do_GET(self) -> None:
-            url = urlsplit(self.path)
+            url = urlsplit("/" + self.path.lstrip("/"))
             if url.path == "/" and self._is_ours():
                 self._send(200, "text/html; charset=utf-8", PAGE.read_bytes())
             else:
@@ -216,14 +217,14 @@ def handler(answer: Callable[[str, str, dict[str, Any]], Answer]) -> type[BaseHT
                 self._send(403, "text/plain", b"this page is for localhost")
                 return
             try:
-                self._send(200, *answer(method, urlsplit(self.path).path, told()))
+                self._send(200, *answer(method, self.path.partition("?")[0], told()))
             except UserError as error:
                 self._send(400, *_json({"error": str(error)}))
 
         def _is_ours(self) -> bool:
             """Whether it was asked by a name of this machine, and by no other page."""
             host, origin = self.headers.get("Host", ""), self.headers.get("Origin")
-            local = urlsplit(f"//{host}").hostname in LOCAL
+            local = re.sub(r":\d+$", "", host) in LOCAL
             other = self.headers.get("Sec-Fetch-Site", "same-origin") not in ("same-origin", "none")
             return local and not other and origin in (None, f"http://{host}")
 
