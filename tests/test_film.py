@@ -1,6 +1,7 @@
 """Episodes as pictures: what is told under them, and the files they become."""
 
 import importlib.util
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -94,18 +95,20 @@ def test_bad_names_are_refused_before_anything_is_computed(tmp_path, monkeypatch
 
 @pytest.mark.parametrize("good, drawn", [([], 19), ([4, 7], 4)])
 def test_the_first_that_succeeds_is_drawn_else_the_last(good, drawn, monkeypatch):
-    walked = []
+    walked, looked = [], []
 
-    def walk(env, agent, seed, frames=None):
+    def walk(env, agent, seed, look=None):
         walked.append(seed)
-        if frames is not None:
-            frames.append(np.full((1, 1, 3), seed, np.uint8))
+        if look is not None:
+            looked.append(seed)
+            look()
         return seed in good
 
-    monkeypatch.setattr(film, "_walk", walk)
-    monkeypatch.setattr(film, "Agent", lambda *given: None)
-    (frame,) = film.record(None, gridworld([3, 6], 0).world, 0, True)
-    assert frame[0, 0, 0] == walked[-1] == drawn and walked[:-1] == list(range(drawn + 1))
+    monkeypatch.setattr(film, "walk", walk)
+    monkeypatch.setattr(film, "Agent", lambda *given: SimpleNamespace(beta=None, decisions=0))
+    frames = film.record(None, gridworld([3, 6], 0).world, 0, True)
+    assert len(frames) == 1 + film.HELD  # the end stays
+    assert looked == [walked[-1]] == [drawn] and walked[:-1] == list(range(drawn + 1))
 
 
 def pictures() -> list[np.ndarray]:

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 import socket
-import threading
-import urllib.error
-import urllib.request
+import struct
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from browsing import get, pages, served
 
 from irl_ray.analysis.steered import SteeredEpisode, code_map, probe_layers
 from irl_ray.cli import steer
@@ -151,27 +150,15 @@ def test_weights_without_codes_are_refused(tiny_agent, tiny_world):
 def address(tiny_weights) -> Iterator[str]:
     options = parser().parse_args(["steer", str(tiny_weights), "--port", "0", "--no-browser", "--seed", "3"])
     server = steer.serve(options)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_address[1]}"
-    server.shutdown()
-    server.server_close()
-
-
-def get(url: str, told: object = None, **headers: str) -> tuple[int, bytes, str]:
-    data = None if told is None else told if isinstance(told, bytes) else json.dumps(told).encode()
-    headers = {"Content-Type": "application/json", **headers}
-    request = urllib.request.Request(url, data, headers)
-    try:
-        with urllib.request.urlopen(request, timeout=60) as answer:
-            return answer.status, answer.read(), answer.headers["Content-Type"]
-    except urllib.error.HTTPError as error:
-        return error.code, error.read(), error.headers["Content-Type"]
+    with served(server) as there:
+        yield there
 
 
 def test_the_page_asks_nobody_else(address):
-    status, page, kind = get(address + "/")
-    assert (status, kind) == (200, "text/html; charset=utf-8")
-    assert not re.search(rb"https?://|//[a-z]+\.[a-z]+/", page)
+    for path, expected in (("/", "html"), ("/page.css", "css"), ("/page.js", "javascript")):
+        status, page, kind = get(address + path)
+        assert (status, kind) == (200, f"text/{expected}; charset=utf-8")
+        assert not re.search(rb"https?://|//[a-z]+\.[a-z]+/", page)
 
 
 def test_an_episode_over_the_wire(address):
@@ -243,6 +230,17 @@ def test_a_silent_connection_holds_nobody_up(address):
         assert get(address + "/models")[0] == 200
 
 
+def test_a_page_that_is_closed_meanwhile_costs_no_word(address, capfd):
+    host, port = address.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port))) as leaving:
+        leaving.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # a reset, not an end
+        leaving.sendall(b"GET /map?model=0 HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+        time.sleep(0.05)
+    assert get(address + "/map?model=0")[0] == 200
+    time.sleep(0.05)
+    assert capfd.readouterr().err == ""
+
+
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
@@ -265,31 +263,19 @@ def test_a_taken_port_costs_one_line(address, tiny_weights, capsys):
 
 def test_in_a_browser(address):
     """Keyboard, mouse, both colour schemes; the console stays empty."""
-    playwright = pytest.importorskip("playwright.sync_api")
-    told: list[str] = []
-    chromium = shutil.which("chromium") or pytest.skip("chromium is not installed")
-    with playwright.sync_playwright() as started:
-        browser = started.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
-        for scheme in ("light", "dark"):
-            page = browser.new_page(color_scheme=scheme)
-            page.on("console", lambda message: told.append(message.text))
-            page.on("pageerror", lambda error: told.append(str(error)))
-            page.goto(address)
-            count = page.locator(".count")
-            playwright.expect(count).to_contain_text("of")
-            page.keyboard.press("n")
-            playwright.expect(count).to_contain_text("0 of")
-            page.keyboard.press("ArrowRight")
-            playwright.expect(count).to_contain_text("1 of")
-            page.keyboard.press("ArrowLeft")
-            playwright.expect(count).to_contain_text("0 of")
-            box = page.locator("canvas").bounding_box()
-            page.mouse.click(box["x"] + 0.7 * box["width"], box["y"] + 0.3 * box["height"])
-            playwright.expect(page.locator("#hold")).to_have_attribute("aria-pressed", "true")
-            page.locator("#step").click()
-            playwright.expect(page.locator(".code")).not_to_have_text("none")
-            page.keyboard.press("l")
-            playwright.expect(page.locator("#own")).to_have_attribute("aria-pressed", "true")
-            assert told == []
-            page.close()
-        browser.close()
+    for page, expect in pages(address):
+        count = page.locator(".count")
+        expect(count).to_contain_text("of")
+        page.keyboard.press("n")
+        expect(count).to_contain_text("0 of")
+        page.keyboard.press("ArrowRight")
+        expect(count).to_contain_text("1 of")
+        page.keyboard.press("ArrowLeft")
+        expect(count).to_contain_text("0 of")
+        box = page.locator("canvas").bounding_box()
+        page.mouse.click(box["x"] + 0.7 * box["width"], box["y"] + 0.3 * box["height"])
+        expect(page.locator("#hold")).to_have_attribute("aria-pressed", "true")
+        page.locator("#step").click()
+        expect(page.locator(".code")).not_to_have_text("none")
+        page.keyboard.press("l")
+        expect(page.locator("#own")).to_have_attribute("aria-pressed", "true")

@@ -199,6 +199,15 @@ class CodeMap:
     outcome: np.ndarray
     axes: np.ndarray
 
+    def told(self, world: World) -> dict[str, Any]:
+        """As a page draws it, with what outcomes are called in the world."""
+        numbers = {name: np.round(getattr(self, name), 4).tolist() for name in ("codes", "place", "axes")}
+        names = {
+            "targetName": world.target_name if world.num_targets else "the first leg",
+            "targets": world.num_targets,
+        }
+        return {**numbers, "outcome": self.outcome.tolist(), **names}
+
 
 @torch.no_grad()
 def code_map(agent: Artefact, world: World, seed: int, temperature: float, count: int = 256) -> CodeMap:

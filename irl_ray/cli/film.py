@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Callable
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 
@@ -39,44 +41,51 @@ def record(agent: Artefact, world: World, seed: int, explore: bool) -> list[np.n
     env.reset(seed=seed)
     env.frame()  # without OpenGL it fails here, before any episode
     seeds = range(seed, seed + TRIES)
-    chosen = next((one for one in seeds if _walk(env, Agent(agent, one, explore), one)), seeds[-1])
+    chosen = next((one for one in seeds if walk(env, Agent(agent, one, explore), one)), seeds[-1])
     frames: list[np.ndarray] = []
-    _walk(env, Agent(agent, chosen, explore), chosen, frames)
+    acting = Agent(agent, chosen, explore)
+    walk(env, acting, chosen, lambda: frames.append(env.frame(acting.beta, acting.decisions or None)))
+    frames += [env.frame(code=acting.decisions or None)] * HELD
     env.close()
     return frames
 
 
-def _walk(env: Rows, agent: Agent, seed: int, frames: list[np.ndarray] | None = None) -> bool:
-    """Whether the agent's episode with this seed succeeds; its pictures are added to `frames`."""
+def walk(env: Rows, agent: Agent, seed: int, look: Callable[[], None] = lambda: None) -> bool:
+    """Whether the agent's episode with this seed succeeds.
+
+    Args:
+        env: one row.
+        agent: at the start of an episode.
+        seed: of the layout.
+        look: called before each step, when the agent has chosen and the world has not moved.
+    """
     observation, info = env.reset(seed=seed)
     over = False
     while not over:
         action = agent.act(observation[0])
-        if frames is not None:
-            frames.append(env.frame(agent.beta, agent.decisions or None))
+        look()
         observation, _, terminated, truncated, info = env.step(np.array([action]))
         over = bool(terminated[0] | truncated[0])
-    if frames is not None:
-        frames += [env.frame(code=agent.decisions or None)] * HELD
     return bool(info["success"][0])
 
 
 def write(frames: list[np.ndarray], path: str) -> None:
     """Writes frames as what the path's ending says, .gif or .mp4."""
     if Path(path).suffix.lower() == ".gif":
-        _write_gif(frames, path)
+        write_gif(frames, path)
     else:
         _write_mp4(frames, path)
 
 
-def _write_gif(frames: list[np.ndarray], path: str) -> None:
+def write_gif(frames: list[np.ndarray], out: str | IO[bytes]) -> None:
+    """Writes frames to a file, or what is open as one."""
     from PIL import Image
 
     # One palette for all, without dithering: what does not move costs nothing.
     shown = Image.fromarray(np.concatenate(frames[:: max(1, len(frames) // 8)]))
     palette = shown.quantize(128, dither=Image.Dither.NONE)
     images = [Image.fromarray(frame).quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]
-    images[0].save(path, save_all=True, append_images=images[1:], duration=1000 // FPS, loop=0)
+    images[0].save(out, "GIF", save_all=True, append_images=images[1:], duration=1000 // FPS, loop=0)
 
 
 def _write_mp4(frames: list[np.ndarray], path: str) -> None:

@@ -1,4 +1,4 @@
-"""The `irl-ray` command: what needs no Ray."""
+"""The `irl-ray` command: what starts no Ray."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 import yaml
 
-from irl_ray.cli import inside, steer
+from irl_ray.cli import inside, page, steer
 from irl_ray.cli.examples import experiment_file
 from irl_ray.cli.text import INTERRUPTED, duration, json_object, run_command
 from irl_ray.config import merge, to_plain
@@ -73,6 +73,10 @@ def parser() -> argparse.ArgumentParser:
     card.add_argument("name", help="artefact folder, checkpoint or released name")
     inside.add_parsers(commands)
     steer.add_parser(commands, json_object)
+    watch = commands.add_parser("watch", help="watch a run of rllib train while it goes on, on a page of this machine")
+    watch.add_argument("result", nargs="?", help="its folder, or one of several runs (default: the newest in results)")
+    watch.add_argument("--seed", type=int, default=0, help="of the layout in which its newest weights are shown")
+    page.add_arguments(watch, 8766)
     curve = commands.add_parser("curve", help="success over episodes: median and quartiles over seeds")
     curve.add_argument("results", nargs="+", metavar="LABEL=FOLDER", help="results of `rllib train`")
     curve.add_argument("--out", required=True, help=".png or .svg; a .csv is written beside it")
@@ -124,6 +128,7 @@ def _main(arguments: list[str] | None) -> int:
         "economics": print_economics,
         "lessons": draw_lessons,
         "steer": steer.steer,
+        "watch": watch_run,
         **dict.fromkeys(inside.COMMANDS, inside.look),
     }
     return commands[options.command](options)
@@ -150,6 +155,13 @@ def check_world(options: argparse.Namespace) -> int:
     from irl_ray.cli.check import check
 
     return check(options)
+
+
+def watch_run(options: argparse.Namespace) -> int:
+    """`irl-ray watch [RESULT]`."""
+    from irl_ray.cli.watch import watch
+
+    return watch(options)
 
 
 def print_card(options: argparse.Namespace) -> int:

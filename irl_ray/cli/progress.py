@@ -100,6 +100,12 @@ def columns_of(run: str) -> list[Column]:
     return COLUMNS["RL"] if run in ("InternalRL", "RawRL") else COLUMNS.get(run, COLUMNS["other"])
 
 
+def curves_of(run: str) -> tuple[Column, list[Column]]:
+    """What a trainable's curves run over, and the columns that are drawn: those that are no counts or speeds."""
+    over, *others = columns_of(run)
+    return over, [column for column in others if column[2] is not _count]
+
+
 def main_metrics(run: str) -> list[tuple[str, str]]:
     """What a run is about, and whether more of it is better; of the first that was measured the best trial is told."""
     if columns_of(run) is COLUMNS["RL"]:

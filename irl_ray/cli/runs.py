@@ -158,6 +158,24 @@ def _leaves(node: Any, path: str = "") -> Iterator[tuple[str, Any]]:
         yield from _leaves(value, f"{path}.{key}" if path else str(key))
 
 
+def stops_of(folder: str) -> dict[str, float]:
+    """What ends the trials of a run, by metric; empty for one that is older than records."""
+    record = read_record(folder)
+    return _overlaid(record)["stop"] or {} if "experiment" in record else {}
+
+
+def is_held(folder: str) -> bool:
+    """Whether a process of this machine is running it; looking keeps nobody from carrying it on for long."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
+
+
 @contextlib.contextmanager
 def held(folder: str) -> Iterator[None]:
     """Keeps other processes of this machine from carrying the same run on.
