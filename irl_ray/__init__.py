@@ -17,7 +17,7 @@ import irl_ray.worlds.pinpad  # noqa: F401  registers the environments with Gymn
 # RLlib imports dm_control where that is installed, which tries for a screen and tells that there is none.
 warnings.filterwarnings("ignore", message=".*DISPLAY environment variable is missing")
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _LAZY = {
     "load_agent": "irl_ray.internal.agent",
