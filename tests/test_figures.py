@@ -262,6 +262,8 @@ class Figure:
 
 
 ANT, GRID, MEDIUM = "ant_internal", "gridworld_taught_internal_seeds", "gridworld_internal_medium"
+# Of five policies over codes of colours: measured by `rllib evaluate`, whose results are not stored.
+EVALUATED = ("mean codes {}, {}, {}, {}, {}; at temperature 1 .769", "at temperature 1 {}, {}, {}, {}, {}. - On other")
 ALPHAS = (0.05, 0.1, 0.17, 0.3, 0.5)
 
 FIGURES = [
@@ -409,25 +411,71 @@ FIGURES = [
         lambda: [runs("bells_raw")[0].curve[-1][0], comparison.final_success(runs("bells_raw")[0])],
     ),
     # Goals from the objective alone.
+    *(
+        Figure(
+            f"| {label} | {{}} | {{}} | {{}} ({{}}) |",
+            lambda run=run: [
+                *(success_after(run().learning_curve, n) for n in (100_352, 200_704)),
+                comparison.final_success(run()),
+                run().curve[-1][0],
+            ],
+        )
+        for label, run in (
+            ("on a base model of seed 1", lambda: on_base(1, "internal")),
+            ("on one of seed 2", lambda: on_base(2, "internal")),
+            ("codes of pairs, memory anew in RL too", lambda: runs("gridworld_pairs_scan")[0]),
+            ("seed 1 of discovery (`gridworld_pairs`)", lambda: runs("gridworld_pairs")[0]),
+            ("*co-training* from the pretrained base", lambda: co_trained_beside_goals()[0]),
+            ("*co-training* from scratch", lambda: co_trained_beside_goals()[1]),
+            ("*co-training at α .3*, memory anew in RL too", lambda: over_pairs(True)[0]),
+            ("the same codes, seed 1 of RL", lambda: over_pairs(True)[1]),
+            ("codes of seed 1", lambda: over_pairs(True)[2]),
+            ("the codes of the first of these three, memory as it is", lambda: over_pairs(False)[0]),
+            ("*forced switching*, memory anew with each code in discovery", lambda: forced_beside_goals()[0]),
+            ("*forced switching*, never anew", lambda: forced_beside_goals()[1]),
+            ("*CompILE*", lambda: runs("gridworld_compile")[0]),
+            ("*raw actions*, from the same base model", lambda: runs("gridworld_raw")[0]),
+        )
+    ),
     Figure(
-        "one core each ({} to {} episodes), codes sampled: each seed; median (2026-11-27) "
-        "| about 0.8 within a million episodes | {}, {}, {}, {}, {}; {} |",
+        "| codes of colours: median of five runs | {} | {} | {} ({} to {}) | {} | {} |",
         lambda: [
+            *(median(after("gridworld_internal", n)) for n in (100_352, 200_704)),
+            median([comparison.final_success(t) for t in runs("gridworld_internal")]),
             *(f(t.curve[-1][0] for t in runs("gridworld_internal")) for f in (min, max)),
-            *(found := [comparison.final_success(t) for t in runs("gridworld_internal")]),
-            median(found),
+            *(median(list(map(float, told(sentence)))) for sentence in EVALUATED),
         ],
     ),
     Figure(
-        "| After 100,000; 200,000; 300,000 episodes: median | | {}; {}; {} |",
-        lambda: [median(after("gridworld_internal", n)) for n in (100_000, 200_000, 300_000)],
+        "Each: {}, {}, {}, {}, {}; mean codes .777",
+        lambda: [comparison.final_success(t) for t in runs("gridworld_internal")],
     ),
     Figure(
-        "after ten minutes, {} and {} episodes (2026-11-27) | about 0 | {}; {} |",
+        "After 20,480 episodes they have {} and {}, after 51,200 {} and {}.",
         lambda: [
-            *(t.curve[-1][0] for t in co_trained_beside_goals()),
-            *(comparison.final_success(t) for t in co_trained_beside_goals()),
+            v for n in (20_480, 51_200) for name in ("gridworld_pairs_scan", "gridworld_pairs") for v in after(name, n)
         ],
+    ),
+    Figure(
+        "`gridworld_forced.yaml` (5 and 8 minutes; {} and {} of {} updates with a reward;",
+        lambda: [*map(rewarded, forced_beside_goals()), len(forced_beside_goals()[0].curve)],
+    ),
+    Figure(
+        "`gridworld_compile.yaml` ({} m {} s; {} of {} updates with a reward; 2026-11-27). Its segments have F1 {} "
+        "with pairs, its codes tell the pair in {} (chance {}), its causal switch never opens.",
+        lambda: [
+            *divmod(round((t := runs("gridworld_compile")[0]).seconds), 60),
+            rewarded(t),
+            len(t.curve),
+            *(
+                runs("gridworld_compile_discover")[0].metrics[name]
+                for name in ("switch_f1", "code_subgoal_accuracy", "code_subgoal_chance")
+            ),
+        ],
+    ),
+    Figure(
+        "`gridworld_raw.yaml` ({} m {} s; no success, none of {} updates made;",
+        lambda: [*divmod(round((t := runs("gridworld_raw")[0]).seconds), 60), unrewarded(t)],
     ),
     Figure(
         "its codes tell the pair in {} and the colour in {}, and RL over them comes to {}. But class means of them do "
@@ -458,32 +506,6 @@ FIGURES = [
         lambda: [comparison.final_success(t) for t in runs("gridworld_internal")],
     ),
     Figure(
-        "memory anew with each code in discovery: after {} episodes, 5 minutes, {} of {} updates with a reward; never "
-        "anew: {}, 8 minutes, {} of {} (2026-11-27) | about 0 | {}; {} |",
-        lambda: [
-            *(
-                f(t)
-                for t in forced_beside_goals()
-                for f in (lambda t: t.curve[-1][0], rewarded, lambda t: len(t.curve))
-            ),
-            *(comparison.final_success(t) for t in forced_beside_goals()),
-        ],
-    ),
-    Figure(
-        "after ten minutes, {}, {}, {} episodes, beside one or two jobs (Intel Xeon, 2026-11-28); mean "
-        "codes; these at temperature 1. With the memory as it is in RL: after {} | about 0 | {}, {}, {}; {}, {}, {};",
-        lambda: [
-            *(t.curve[-1][0] for t in over_pairs(True)),
-            over_pairs(False)[0].curve[-1][0],
-            *(success_after(t.learning_curve, 100_352) for t in over_pairs(True)),
-            *(comparison.final_success(t) for t in over_pairs(True)),
-        ],
-    ),
-    Figure(
-        "each ± .006); .796, .798, .796. {} |",
-        lambda: [comparison.final_success(t) for t in over_pairs(False)],
-    ),
-    Figure(
         "to one for each pair, exactly ({} an episode, F1 {}, in both of two runs; frozen {}, {}) and at a "
         "third of the cost (action loss + "
         "α KL: {} nats a step; frozen {};",
@@ -500,22 +522,6 @@ FIGURES = [
             *(frozen_and_not(0.3)[0].metrics[f"injected_success{where}"] for where in ("", "_clean_slate")),
             frozen_and_not(0.3)[1].metrics["injected_success_by_colour"],
             frozen_and_not(0.3)[0].metrics["injected_success_by_colour_training_tasks_clean_slate"],
-        ],
-    ),
-    Figure(
-        "ten minutes each: after 100,352; 200,704; {} episodes, beside three other jobs (2026-11-27); after 100,352; "
-        "200,704; {}, beside two (Intel Xeon, 2026-11-28); mean codes; these at temperature 1 | | {}; {}; {} and {}; "
-        "{}; {};",
-        lambda: [
-            *(on_base(seed, "internal").curve[-1][0] for seed in (1, 2)),
-            *(
-                value
-                for t in (on_base(1, "internal"), on_base(2, "internal"))
-                for value in (
-                    *(success_after(t.learning_curve, n) for n in (100_352, 200_704)),
-                    comparison.final_success(t),
-                )
-            ),
         ],
     ),
     Figure(
@@ -582,31 +588,6 @@ FIGURES = [
     Figure(
         "on their way to one for each pair (F1 {} and {} with changes of pair)",
         lambda: sorted(t.metrics["switch_f1"] for t in by(runs("gridworld_alpha_sweep"), "alpha", 0.5))[1:],
-    ),
-    Figure(
-        "after {} episodes, {} m {} s: no success, none of {} updates made (2026-11-27) | about 0 | {} |",
-        lambda: [
-            (t := runs("gridworld_raw")[0]).curve[-1][0],
-            *divmod(round(t.seconds), 60),
-            unrewarded(t),
-            comparison.final_success(t),
-        ],
-    ),
-    Figure(
-        "after {} episodes, {} m {} s, {} of {} updates with a reward (2026-11-27). "
-        "Its segments have F1 {} with pairs, its codes tell the pair in {} "
-        "(chance {}), its causal switch never opens | about 0 | {} |",
-        lambda: [
-            (t := runs("gridworld_compile")[0]).curve[-1][0],
-            *divmod(round(t.seconds), 60),
-            rewarded(t),
-            len(t.curve),
-            *(
-                runs("gridworld_compile_discover")[0].metrics[name]
-                for name in ("switch_f1", "code_subgoal_accuracy", "code_subgoal_chance")
-            ),
-            comparison.final_success(t),
-        ],
     ),
     *(
         Figure(
