@@ -73,7 +73,7 @@ def kept_to_it(elsewhere: OtherDevice, phase: Phase, folder: Path) -> None:
 
 
 TINY = {"preset": "tiny", "device": "cuda", "steps": 4, "report_every": 2, "gate_episodes": 16}
-TAUGHT = {"steps": 3, "weigh_after": 1, "trajectories": 64, "min_contrast": 0, "fill_prior": True}
+TAUGHT = {"steps": 3, "weigh_after": 1, "trajectories": 64, "min_contrast": 0}
 
 
 def test_pretraining_keeps_to_its_device(elsewhere: OtherDevice, tmp_path: Path):

@@ -84,6 +84,12 @@ def card(name: str) -> dict[str, Any]:
     return {key: value for metrics in described["metrics"].values() for key, value in metrics.items()}
 
 
+def kept(name: str, *phases: str) -> dict[str, Any]:
+    """What was measured of weights that are released no more, in some or all of their phases."""
+    metrics = look(f"{name}_card")["metrics"]
+    return {key: value for phase in phases or metrics for key, value in metrics[phase].items()}
+
+
 def pretrained(name: str) -> dict[str, Any]:
     return weights.described(name)["metrics"]["pretrain"]
 
@@ -281,6 +287,14 @@ FIGURES = [
         "twelve colours, after 301,056 episodes: two seeds of RL. A smaller base model, fewer demonstrations; "
         "discovery by scripts with these settings | about 0.8 | {}, {} |",
         lambda: after("gridworld_medium_pairs_scan", 301_056),
+    ),
+    Figure(
+        "| codes of pairs, RL's seed 0 | {} | {} | {} | .510 | .345 | | RL's seed 1 | {} | {} | {} |",
+        lambda: [
+            success_after(t.learning_curve, n)
+            for t in runs("gridworld_medium_pairs_scan")
+            for n in (102_400, 204_800, 301_056)
+        ],
     ),
     Figure(
         "four colours, after {} episodes: median of three seeds. Its codes are taught",
@@ -597,10 +611,9 @@ FIGURES = [
         for memory, anew in (("anew with each of them", True), ("the whole past", False))
     ),
     Figure(
-        "| turned, 4,000 steps: 0 to 45 %, .05 from 90 % on | 1 (`gridworld_medium_windows`) "
-        "| {} | {}; {} | {}, {} | {} ({}); {} ({}) |",
+        "| turned, 4,000 steps: 0 to 45 %, .05 from 90 % on | 1 | {} | {}; {} | {}, {} | {} ({}); {} ({}) |",
         lambda: [
-            card("gridworld_medium_windows")[name]
+            kept("gridworld_medium_colours")[name]
             for name in (
                 "eval/action_nll_hard",
                 "switches_per_episode",
@@ -868,7 +881,7 @@ FIGURES = [
     Figure(
         "base action NLL against floors | | {}; Bayes {}, oracle {}, colour-blind {} |",
         lambda: [
-            pretrained("gridworld_medium")[m]
+            kept("gridworld_medium_taught", "pretrain")[m]
             for m in ("eval/action_nll", "floor/bayes", "floor/oracle", "floor/colour_blind")
         ],
     ),
@@ -876,14 +889,13 @@ FIGURES = [
         "subgoal probe by layer 0–6 (chance {}) | 0.3 at the input, 0.5 at mid-depth, 0.6 | {} {} {} {} {} {} {}; in a "
         "pair's second leg {} {} {} {} {} {} {} |",
         lambda: [
-            card("gridworld_medium")["probe_accuracy/chance"],
-            *layers(card("gridworld_medium"), "probe_accuracy", 7),
-            *layers(card("gridworld_medium"), "probe_accuracy_late", 7),
+            kept("gridworld_medium_taught")["probe_accuracy/chance"],
+            *layers(kept("gridworld_medium_taught"), "probe_accuracy", 7),
+            *layers(kept("gridworld_medium_taught"), "probe_accuracy_late", 7),
         ],
     ),
     Figure(
-        "for seven steps (layer 0: {} to {}) and is lost again; `irl-ray probe gridworld_medium` on other "
-        "demonstrations: {} to {} |",
+        "for seven steps (layer 0: {} to {}) and is lost again; `irl-ray probe` on other demonstrations: {} to {} |",
         lambda: [
             *(look("gridworld_medium_probe")["probability"][0][step] for step in (1, 7)),
             *(look("gridworld_medium_probe")["accuracy"][layer] for layer in (0, -1)),
@@ -891,31 +903,31 @@ FIGURES = [
     ),
     Figure(
         "layer 0–6 | 0.5–0.7, best at mid-depth | {} ({}), {} ({}), {} ({}), {} ({}), {} ({}), {} ({}), {} ({}) |",
-        lambda: controlled(card("gridworld_medium"), 7),
+        lambda: controlled(kept("gridworld_medium_taught"), 7),
     ),
     Figure(
         "action NLL with codes, switch made binary at 0.5 | | {} ({} without) |",
         lambda: [
-            card("gridworld_medium")["eval/action_nll_hard"],
-            card("gridworld_medium")["eval/action_nll_without_codes"],
+            kept("gridworld_medium_taught")["eval/action_nll_hard"],
+            kept("gridworld_medium_taught")["eval/action_nll_without_codes"],
         ],
     ),
     Figure(
         "location R²; action accuracy | | {} ({}); {}; {} |",
         lambda: [
-            card("gridworld_medium")[f"code_{m}"]
+            kept("gridworld_medium_taught")[f"code_{m}"]
             for m in ("subgoal_accuracy", "subgoal_chance", "location_r2", "action_accuracy")
         ],
     ),
     Figure(
         "class-mean codes injected on the twelve colours (on training tasks) | | {} ({}); at temperature .3",
         lambda: [
-            card("gridworld_medium")["injected_success"],
-            card("gridworld_medium")["injected_success_training_tasks"],
+            kept("gridworld_medium_taught")["injected_success"],
+            kept("gridworld_medium_taught")["injected_success_training_tasks"],
         ],
     ),
     Figure(
-        "| {} instead of {}; {} instead of {} ({} walks) | `irl-ray codes gridworld_medium",
+        "| {} instead of {}; {} instead of {} ({} walks) | `irl-ray codes WEIGHTS",
         lambda: [
             *injection("gridworld_medium_codes"),
             look("gridworld_medium_codes")["injection"]["walks_unseen"],

@@ -147,69 +147,14 @@ def test_taught_codes_are_spread_and_of_the_priors_norm():
     assert float(torch.cdist(codes, codes).fill_diagonal_(9).min()) > 2
 
 
-def test_outcomes_that_are_asked_for_share_the_prior(setting):
-    """Each code is nearest to its outcome's of those asked for, is held, and all together are N(0, I)."""
-    _, _, teacher = setting
-    state = {**teacher.state(), "asked": torch.tensor([True, False, True, True])}
-    state["codes"] = spread_codes(4, 3, torch.Generator().manual_seed(0))
-    sharing = OutcomeTeacher.from_state(CONFIG, teacher.base, 0.1, state)
-    generator = torch.Generator().manual_seed(1)
-    outcome = torch.tensor([0, 2, 3])[torch.randint(3, (6000, 1), generator=generator)].expand(-1, 4).clone()
-    outcome[0] = 1  # asked for no more: its own code
-    switch = torch.tensor([False, False, True, False]).expand(6000, -1)
-    drawn = sharing.draw(outcome, switch, generator)
-    assert torch.equal(drawn[0, 0], sharing.codes[1])
-    drawn, outcome = drawn[1:], outcome[1:]
-    assert torch.equal(drawn[:, 0], drawn[:, 1]) and torch.equal(drawn[:, 2], drawn[:, 3])
-    assert not torch.equal(drawn[:, 1], drawn[:, 2])
-    outcome[:, 2:] = outcome[:, :2].flip(0)  # another from the switch on
-    changed = sharing.draw(outcome, switch[1:], generator)
-    for part in (changed[:, 0], changed[:, 3]):
-        assert not torch.equal(part, drawn[:, 0])
-    asked = [0, 2, 3]
-    assert torch.equal(torch.tensor(asked)[torch.cdist(changed[:, 3], sharing.codes[asked]).argmin(1)], outcome[:, 3])
-    nowhere = sharing.draw(torch.full((1, 4), -1), switch[:1], generator)  # nothing is reached any more: as for 0
-    assert int(torch.cdist(nowhere[0, :1], sharing.codes[asked]).argmin()) == 0
-    nearest = torch.tensor(asked)[torch.cdist(drawn[:, 0], sharing.codes[asked]).argmin(1)]
-    assert torch.equal(nearest, outcome[:, 0])
-    owned = torch.randn(20_000, 3, generator=generator)
-    owner = torch.cdist(owned, sharing.codes[asked]).argmin(1)
-    for place, one in enumerate(asked):
-        torch.testing.assert_close(
-            drawn[outcome[:, 0] == one][:, 0].mean(0), owned[owner == place].mean(0), atol=0.1, rtol=0
-        )
-
-
-def test_outcomes_that_nothing_leads_to_are_asked_for_no_more(setting):
-    """Once the changes to second colours are weighed as worth nothing, first colours alone are asked for."""
-    agent, batch, teacher = setting
-    colour_of = [
-        int(target_colours(agent.world, batch)[teacher.reached(batch) == outcome].mode().values) for outcome in range(4)
-    ]
-
-    class Weighed(OutcomeTeacher):
-        def _weigh(self, metacontroller, batch, total, seen):
-            total += 9.0
-            seen += 1.0
-            for first, second in ((0, 1), (2, 3)):
-                total[colour_of.index(first), colour_of.index(second)] = 0.0
-
-    weighed = Weighed.from_state(CONFIG, agent.base, 0.1, teacher.state())
-    weighed.weigh(agent.metacontroller, batch)
-    assert [colour for colour, asked in zip(colour_of, weighed.asked.tolist()) if asked] == sorted(
-        {0, 2}, key=colour_of.index
-    )
-
-
 def test_a_code_stays_until_the_next_change_taken():
     outcome = torch.tensor([[0, 0, 1, 1, 2, 3]])
     taken = torch.tensor([[False, False, False, False, True, False]])
     assert hindsight._hold(outcome, taken).tolist() == [[0, 0, 0, 0, 2, 2]]
 
 
-@pytest.mark.parametrize("fill_prior", [False, True])
-def test_teaching_finds_codes_that_mean_colours_against_chance(marked_weights, fill_prior):
-    teacher = {"steps": 200, "weigh_after": 100, "trajectories": 400, "fill_prior": fill_prior}
+def test_teaching_finds_codes_that_mean_colours_against_chance(marked_weights):
+    teacher = {"steps": 200, "weigh_after": 100, "trajectories": 400}
     values = {"preset": "tiny", "base": str(marked_weights), "steps": 200, "report_every": 50, "teacher": teacher}
     phase = Discover(discover_config({**values, "metacontroller": {"layer": 0}}))
     with pytest.raises(UserError, match="weigh_after"):
@@ -223,9 +168,8 @@ def test_teaching_finds_codes_that_mean_colours_against_chance(marked_weights, f
     assert gates["code_subgoal_accuracy"] > 0.9 > gates["code_subgoal_chance"] + 0.2
 
 
-@pytest.mark.parametrize("fill_prior", [False, True])
-def test_discovery_reads_no_labels(marked_weights, fill_prior):
-    teacher = {"steps": 12, "weigh_after": 6, "trajectories": 200, "fill_prior": fill_prior}
+def test_discovery_reads_no_labels(marked_weights):
+    teacher = {"steps": 12, "weigh_after": 6, "trajectories": 200}
     values = {"preset": "tiny", "base": str(marked_weights), "steps": 20, "report_every": 20, "teacher": teacher}
 
     def scrambled(batch):

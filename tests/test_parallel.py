@@ -25,7 +25,7 @@ MADE = {
 }
 TINY = {"preset": "tiny", "steps": 6, "report_every": 1, "batch_size": 13, "length_groups": 2}
 CUT = {"cut_share": 0.8, "cuts": 2, "clean_slate": True, "turned_summaries": True}
-TAUGHT = {"teacher": {"steps": 4, "weigh_after": 2, "trajectories": 64, "min_contrast": 0.0, "fill_prior": True}}
+TAUGHT = {"teacher": {"steps": 4, "weigh_after": 2, "trajectories": 64, "min_contrast": 0.0}}
 
 
 def _worker(rank: int, workers: int, meeting: str, run: str, settings: dict[str, Any], out: str) -> None:

@@ -31,7 +31,7 @@ from irl_ray.worlds.pinpad.stream import GridworldExpert
 from irl_ray.worlds.pinpad.terms import STATIC_EVERY
 from irl_ray.worlds.pinpad.walks import target_cells
 
-TEACHER = {"trajectories": 128, "weigh_after": 7, "min_contrast": 1.0, "fill_prior": True}
+TEACHER = {"trajectories": 128, "weigh_after": 7, "min_contrast": 1.0}
 
 
 def discover(tiny_weights, **changes):

@@ -4,8 +4,8 @@ Loss: mean over steps of -log p(a_t | o_{1:t}, z_{1:t}) + α KL(N(mu_t, Sigma_t)
 demonstrations. The KL is summed over code dimensions and not weighted by the switch: where the
 switch is closed the proposal is ignored and may sit on the prior for free, and that alone is what
 rewards sparse switching, unless a switch is given a cost of its own (ours). A label-free teacher
-(ours) may go before it; the `taught` and `medium` presets, and the ant's, are taught from beginning to end. As a
-baseline (C.4.1) the base model may be trained along.
+(ours) may go before it; the preset `taught`, and the ant's, are taught from beginning to end. As a baseline
+(C.4.1) the base model may be trained along.
 """
 
 from __future__ import annotations
@@ -361,8 +361,8 @@ class Discover(Phase):
         sums = torch.zeros(3, device=batch.mask.device)
         for part in batch.split_by_length(self.config.length_groups):
             outcome, change = teacher.segments(part)
-            residual, top = self._steered(part, outcome, change)
-            code, noisy = teacher.codes[outcome.clamp(min=0)], self._drawn(outcome, change)
+            residual, top = self._steered(part, outcome)
+            code, noisy = teacher.codes[outcome.clamp(min=0)], self._drawn(outcome)
             part, change, code, noisy = map(self.own, (part, change, code, noisy))
             mask = part.mask
             action = -base.action_log_prob(top[mask], part.action[mask]).sum()
@@ -388,30 +388,26 @@ class Discover(Phase):
             walks, nll = next(self._entries).to(self.config.device), torch.zeros_like(sums[0])
             entries = walks.at(walks.world.entries(walks))
             for part in entries.split_by_length(self.config.length_groups):
-                _, top = self._steered(part, *teacher.segments(part))
+                _, top = self._steered(part, teacher.segments(part)[0])
                 loss = part.world.entry_nll(base, top, self.own(part)) / entries.mask.sum()
                 (config.cell_weight * loss).backward()
                 nll += loss.detach()
             metrics["entry_nll"] = float(self.summed(nll))
         return metrics
 
-    def _drawn(self, outcome: torch.Tensor, switch: torch.Tensor) -> torch.Tensor:
-        """What is taught as codes of the outcomes [B, T] that change at the switches: [B, T, z]."""
-        config, teacher = self.config.teacher, self.teacher
-        if config.fill_prior and self.step_number >= config.weigh_after:
-            return teacher.draw(outcome, switch, self._noise)
-        code = teacher.codes[outcome.clamp(min=0)]
-        return code + config.code_noise * torch.randn(code.shape, generator=self._noise, device=code.device)
+    def _drawn(self, outcome: torch.Tensor) -> torch.Tensor:
+        """What is taught as codes of the outcomes [B, T]: [B, T, z]."""
+        code = self.teacher.codes[outcome.clamp(min=0)]
+        noise = torch.randn(code.shape, generator=self._noise, device=code.device)
+        return code + self.config.teacher.code_noise * noise
 
-    def _steered(
-        self, batch: Trajectories, outcome: torch.Tensor, switch: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """e_l, and e_L under the codes of outcomes that change at the switches, both [B, T], of this worker's
-        rows; while changes are yet to be weighed, a share of them is skipped."""
+    def _steered(self, batch: Trajectories, outcome: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """e_l, and e_L under the codes of outcomes, both [B, T], of this worker's rows; while changes are yet to be
+        weighed, a share of them is skipped."""
         base, meta = self.agent.base, self.agent.metacontroller
         if self.step_number < self.config.teacher.weigh_after:
             outcome = self.teacher.skip(outcome, self._noise)
-        code = self.own(self._drawn(outcome, switch))
+        code = self.own(self._drawn(outcome))
         with torch.no_grad():
             residual = base.lower(base.embed(self.own(batch).observation[:, :-1]), meta.layer)
         return residual, base.upper(meta.control(residual, code), meta.layer)

@@ -19,7 +19,7 @@ objective. Neither labels nor rewards are used anywhere.
 
 What the teacher knows beforehand: a goal must show as one entry of what the encoder sees, such as
 "this target, here". With the egocentric table alone (layer 0, or random blocks above it) the same
-outcomes are found, six, eight and four in the three worlds with released weights, with a contrast of
+outcomes are found, six and four in the two worlds with released weights, with a contrast of
 1.10 to 1.19; mid-depth in the trained models it is 1.24 to 1.45. So the frozen model supplies the
 contrast and the choice of changes, the encoder's table supplies the outcomes. Absolute rows ("the
 agent, in this cell") find the corner cells.
@@ -41,8 +41,6 @@ from irl_ray.models.metacontroller import Metacontroller
 from irl_ray.models.sequence_model import BaseModel
 
 WEIGHED_AT_ONCE = 256  # trajectories; full-rank controllers take much memory
-POOL = 4096  # codes of the prior from which a batch is taught
-STRAY = 0.01  # share of steps up to which an outcome in force is an accident
 
 
 @dataclass
@@ -60,9 +58,6 @@ class TeacherConfig:
             learns what a code does once its outcome has been reached.
         trajectories: demonstrations behind events and weighing.
         code_noise: standard deviation of the noise on taught codes, and of what the encoder is taught to propose.
-        fill_prior: once changes are weighed, teach codes drawn from the prior instead, held from switch to switch:
-            the outcomes that are still asked for share N(0, I) between them, so that whatever code internal
-            RL starts with means one of them.
         entry_batch_size: in worlds with entries, further trajectories per step that are seen at these alone; on
             them the decoder learns where the agent goes, undisturbed by how.
         cell_weight: in such worlds, weight of where it goes, at every entry and on these trajectories; the frozen
@@ -77,7 +72,6 @@ class TeacherConfig:
     hold: float = 0.3
     trajectories: int = 2048
     code_noise: float = 0.3
-    fill_prior: bool = False
     entry_batch_size: int = 0
     cell_weight: float = 0.0
 
@@ -102,8 +96,6 @@ class OutcomeTeacher:
         outcomes: int64 [K], rows of the encoder's table.
         codes: [K, z], one for each outcome.
         gain: [K, K], nats that a change from one outcome to another gains; NaN where not weighed.
-        asked: bool [K], outcomes whose codes were in force on more than a stray step when changes were weighed; all of
-            them before.
 
     Raises:
         UserError: if the base model marks no events.
@@ -135,7 +127,6 @@ class OutcomeTeacher:
         self.codes = spread_codes(len(self.outcomes), code_size, random).to(self.outcomes.device)
         count = len(self.outcomes)
         self.gain = torch.full((count, count), torch.nan, device=self.outcomes.device)
-        self.asked = torch.ones(count, dtype=torch.bool, device=self.outcomes.device)
 
     @property
     def worth(self) -> float:
@@ -200,9 +191,6 @@ class OutcomeTeacher:
         for rows in torch.arange(len(batch), device=self.gain.device).split(WEIGHED_AT_ONCE):
             self._weigh(metacontroller, batch.select(rows), total, seen)
         self.gain = total / seen
-        outcome, _ = self.segments(batch)
-        count = outcome[batch.mask & (outcome >= 0)].bincount(minlength=len(self.codes))
-        self.asked = count > STRAY * count.sum()
 
     def _weigh(self, metacontroller: Metacontroller, batch: Trajectories, total: Tensor, seen: Tensor) -> None:
         """Adds the gains of one batch to `total` [K, K] and counts them in `seen` [K, K]."""
@@ -229,29 +217,14 @@ class OutcomeTeacher:
         inputs = self.base.action_inputs(self.base.upper(controlled, metacontroller.layer))
         return self.base.actions.log_prob(inputs, batch.action)
 
-    def draw(self, outcome: Tensor, switch: Tensor, random: torch.Generator) -> Tensor:
-        """Codes [B, T, z] of the given outcomes [B, T], drawn from the prior and held from switch to switch.
-
-        Of N(0, I) every outcome that is asked for owns what is nearer to its code than to the others'; where
-        another is in force, its own code is given.
-        """
-        device, size = self.codes.device, self.codes.shape[1]
-        pool = torch.randn(POOL, size, generator=random, device=device)
-        owner = (pool @ self.codes.T).masked_fill(~self.asked, -torch.inf).argmax(1)
-        pool, count = pool[owner.argsort(stable=True)], owner.bincount(minlength=len(self.codes))
-        chance = torch.rand(outcome.shape, generator=random, device=device)
-        outcome, chance = outcome.clamp(min=0), _hold(chance, switch)
-        place = (count.cumsum(0) - count)[outcome] + (chance * count[outcome]).long()
-        return torch.where((count > 0)[outcome][..., None], pool[place.clamp(max=POOL - 1)], self.codes[outcome])
-
     def skip(self, outcome: Tensor, random: torch.Generator) -> Tensor:
         """`outcome` with a share `hold` of its changes skipped: int64 [B, T]."""
         drawn = torch.rand(outcome.shape, generator=random, device=outcome.device)
         return _hold(outcome, _changes(outcome) & (drawn >= self.config.hold))
 
     def state(self) -> dict[str, Tensor]:
-        """Outcomes, codes, gains and what is asked for, from which `from_state` makes the same teacher."""
-        names = ("outcomes", "codes", "gain", "asked")
+        """Outcomes, codes and gains, from which `from_state` makes the same teacher."""
+        names = ("outcomes", "codes", "gain")
         return {name: getattr(self, name) for name in names} | {"contrast": torch.tensor(self.contrast)}
 
     @classmethod

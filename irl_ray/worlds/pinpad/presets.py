@@ -176,10 +176,28 @@ _GRIDWORLD_DISCOVER = {
     },
     "taught": {**_TAUGHT, "post_task": POST_TRAINING_TASKS["small"]},
     "medium": {
-        **_TAUGHT,
-        "optimizer": {"learning_rate": 3e-3, "schedule": "cosine"},
-        "teacher": {**_TAUGHT["teacher"], "steps": 3000, "weigh_after": 800, "fill_prior": True},
+        "optimizer": {"learning_rate": 8e-3, "schedule": "cosine"},
+        "metacontroller": {
+            **_TAUGHT["metacontroller"],
+            "decoder_hidden": None,
+            "code_size": 16,
+            "memory_size": 64,
+            "summary_size": 64,
+            "encoder_hidden": 128,
+            "read_at": "end",
+        },
+        "ties": "rule",
+        "clean_slate": True,
+        "turned_summaries": True,
+        "alpha": 0.1,
+        "alpha_hold": 0.45,
+        "alpha_ramp": 0.9,
+        "switch_cost": 0.5,
+        "switch_cost_hold": 0.1,
+        "switch_cost_ramp": 0.4,
         "steps": 3000,
+        "batch_size": 64,
+        "length_groups": 2,
         "post_task": POST_TRAINING_TASKS["medium"],
     },
     "paper": {
@@ -229,8 +247,11 @@ _SHARED = ("metacontroller", "optimizer", "steps", "batch_size", "post_task", "g
 
 
 def _compile(discover: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """CompILE's presets are discovery's, as far as it has the settings."""
-    return {name: {k: v for k, v in preset.items() if k in _SHARED} for name, preset in discover.items()}
+    """CompILE's presets are discovery's, as far as it has the settings; where a code is read, its segments say."""
+    found = {name: {k: v for k, v in preset.items() if k in _SHARED} for name, preset in discover.items()}
+    for preset in found.values():
+        preset["metacontroller"] = {k: v for k, v in preset["metacontroller"].items() if k != "read_at"}
+    return found
 
 
 GRIDWORLD = {
