@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import time
+from pathlib import Path
+
+import page
 import pytest
 import torch
 
@@ -13,6 +18,25 @@ from irl_ray.worlds.pinpad.specs import GridworldSpec
 
 SETTINGS = {"preset": "small", "tasks": "post_three_pairs"}
 WORLD = GridworldSpec.of(SETTINGS)
+
+
+def pytest_addoption(parser):
+    parser.addoption("--page", type=Path, help="write the comparisons to a page, such as irl_ray/docs/benchmarks.md")
+
+
+def pytest_configure(config):
+    config.load_at_begin = os.getloadavg()[0]
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        item.add_marker(pytest.mark.benchmark(timer=time.process_time))
+
+
+def pytest_sessionfinish(session, exitstatus):
+    path = session.config.getoption("--page")
+    if path is not None and exitstatus == 0:
+        page.write(page.rows_of(session.config._benchmarksession.benchmarks), path, session.config.load_at_begin)
 
 
 @pytest.fixture(scope="session", autouse=True)

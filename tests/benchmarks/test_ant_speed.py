@@ -7,7 +7,8 @@ import mujoco
 import numpy as np
 import pytest
 import torch
-from test_speed import OneCopyWrapper, bare_products, median_seconds, report
+from page import Row, median_seconds, report
+from test_speed import OneCopyWrapper, bare_products
 
 from irl_ray.data.trajectories import Trajectories
 from irl_ray.internal.sampler import sample_code_episodes
@@ -57,8 +58,9 @@ def test_environment(benchmark, preset):
             if terminated or truncated:
                 single.reset()
 
-    rate = 40 * 256 / benchmark.stats.stats.median
-    report(benchmark, steps_per_s=rate, gymnasium_per_s=(g := 500 / median_seconds(loop)), times_gymnasium=rate / g)
+    rate, alone = 40 * 256 / benchmark.stats.stats.median, 500 / median_seconds(loop)
+    beside = "a loop over Gymnasium's Ant with the same physics"
+    report(benchmark, Row(f"ants, {preset}, 256 copies", rate, "steps/s", beside, alone))
 
 
 def test_internal_environment(benchmark, ant_agent):
@@ -83,18 +85,19 @@ def test_internal_environment(benchmark, ant_agent):
     decoder = ant_agent.metacontroller.decoder.full.flatten(0, 1)
     inputs = torch.randn(256, decoder.shape[1])
     products = 256 / bare_products(ant_agent.base, rows=256) + median_seconds(lambda: inputs @ decoder.T, rounds=20)
-    bare = 256 / products
     env = OneCopyWrapper(AntPinpadEnv(preset="small", tasks="post_a2"), ant_agent)
-
-    wrapper = env.raw_rate(400)
+    wrapper, limit = env.raw_rate(400), 1 / (1 / physics + products / 256)
+    name = "the ant's internal environment, 256 episodes"
     report(
-        benchmark, raw_steps_per_s=rate, environment_alone_per_s=raw_rate, wrapper_per_s=wrapper,
-        times_wrapper=rate / wrapper, physics_share=rate / physics, products_share=rate / bare,
-    )  # fmt: skip
+        benchmark,
+        Row(name, rate, "raw steps/s", "a one-copy `gym.Wrapper` of the same model", wrapper),
+        Row(name, rate, "raw steps/s", "MuJoCo's own time and bare matrix products", limit, bound=True),
+        Row("the ants alone, 256 copies", raw_rate, "steps/s", "MuJoCo's own time", physics, bound=True),
+    )
 
 
 def test_pretraining_step(benchmark, ant_agent):
-    """Trajectories/s of pretraining, 64 trajectories of 65 steps."""
+    """Trajectories/s of pretraining, 64 trajectories of 65 steps, against bare products, forward and twice backward."""
     base = ant_agent.base.requires_grad_(True)
     random = torch.Generator().manual_seed(0)
     blank = torch.zeros(64, 65, dtype=torch.long)
@@ -108,7 +111,10 @@ def test_pretraining_step(benchmark, ant_agent):
             sum(pretraining_losses(base, part).values()).backward()
 
     benchmark.pedantic(step, rounds=5, warmup_rounds=1)
-    report(benchmark, trajectories_per_s=64 / benchmark.stats.stats.median)
+    with torch.no_grad():
+        products = bare_products(base, rows=16 * 65) / (3 * 65)
+    rate, name = 64 / benchmark.stats.stats.median, "the ant's pretraining, 64 walks of 65 steps"
+    report(benchmark, Row(name, rate, "walks/s", "bare matrix products of the model", products, bound=True))
 
 
 def test_scan(benchmark):
@@ -116,5 +122,5 @@ def test_scan(benchmark):
     decay, drive = (torch.rand(16, 65, 96, requires_grad=True) for _ in range(2))
     benchmark.pedantic(lambda: linear_scan(decay, drive).sum().backward(), rounds=20, warmup_rounds=2)
     sweeps = median_seconds(lambda: parallel_scan(decay, drive).sum().backward(), rounds=20)
-    seconds = benchmark.stats.stats.median
-    report(benchmark, milliseconds=1e3 * seconds, times_sweeps=sweeps / seconds)
+    name = "Hawk's recurrence, 16 × 65 × 96, forward and backward, step by step"
+    report(benchmark, Row(name, benchmark.stats.stats.median, "s", "parallel sweeps", sweeps))

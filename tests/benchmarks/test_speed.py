@@ -1,8 +1,6 @@
 """How fast the parts are, each beside a named alternative in the same process and thread.
 
-    python -m pytest tests/benchmarks --benchmark-columns=min,median,rounds
-
-`extra_info` of each benchmark (in the JSON, and printed at the end) holds rates and ratios.
+python -m pytest tests/benchmarks -s [--page irl_ray/docs/benchmarks.md]
 """
 
 from __future__ import annotations
@@ -15,29 +13,17 @@ import pytest
 import torch
 import torch.nn.functional as F
 from conftest import SETTINGS, WORLD
+from page import Row, median_seconds, report
 
 from irl_ray.internal.sampler import sample_code_episodes
+from irl_ray.models.code_policy import CodePolicy, CodePolicyConfig, gaussian_log_prob
 from irl_ray.models.metacontroller import Metacontroller, MetacontrollerConfig
 from irl_ray.models.sequence_model import SequenceModelConfig
 from irl_ray.models.weights import new_base
 from irl_ray.worlds.pinpad.gridworld import GridPinpadEnv, GridPinpadVectorEnv
 from irl_ray.worlds.pinpad.stream import GridworldExpert
 
-
-def median_seconds(function, rounds=5):
-    """Median wall-clock of `function` after one warm-up call."""
-    function()
-    times = []
-    for _ in range(rounds):
-        start = time.perf_counter()
-        function()
-        times.append(time.perf_counter() - start)
-    return float(np.median(times))
-
-
-def report(benchmark, **numbers):
-    benchmark.extra_info.update({key: round(float(value), 3) for key, value in numbers.items()})
-    print("\n  " + "  ".join(f"{key} {value:,.3g}" for key, value in numbers.items()))
+PACKAGE = "metacontroller-pytorch 0.3.3"
 
 
 @pytest.mark.parametrize("preset", ["small", "paper"])
@@ -61,16 +47,19 @@ def test_environment(benchmark, preset):
             if terminated or truncated:
                 single.reset()
 
-    rate = 100 * 256 / benchmark.stats.stats.median
-    report(benchmark, steps_per_s=rate, times_single=rate / (100 / median_seconds(loop)))
+    rate, alone = 100 * 256 / benchmark.stats.stats.median, 100 / median_seconds(loop)
+    report(benchmark, Row(f"gridworld, {preset}, 256 copies", rate, "steps/s", "a loop over the single one", alone))
 
 
 @pytest.mark.parametrize("preset", ["small", "paper"])
 def test_demonstrations(benchmark, preset):
-    """Trajectories per second of the expert's stream (batches of 1024)."""
-    stream = GridworldExpert(GridPinpadVectorEnv(1, preset=preset).world).stream(1024, 0)
+    """Trajectories per second of the expert's stream (batches of 1024), against batches of one."""
+    expert = GridworldExpert(GridPinpadVectorEnv(1, preset=preset).world)
+    stream, single = expert.stream(1024, 0), expert.stream(1, 0)
     benchmark.pedantic(lambda: next(stream), rounds=5, warmup_rounds=1)
-    report(benchmark, trajectories_per_s=1024 / benchmark.stats.stats.median)
+    rate, alone = 1024 / benchmark.stats.stats.median, 1 / median_seconds(lambda: next(single), rounds=20)
+    name = f"gridworld's demonstrations, {preset}, 1,024 at once"
+    report(benchmark, Row(name, rate, "walks/s", "one at a time", alone))
 
 
 def test_discovery_step(benchmark):
@@ -113,10 +102,19 @@ def test_discovery_step(benchmark):
         (loss + codes.proposal.kl().mean()).backward()
 
     own, other = benchmark.stats.stats.median, median_seconds(their_step, rounds=3)
+    name = "discovery, forward and backward, d=256, T=100, batch 32, rank 7"
+    whole_seconds = median_seconds(whole_step, rounds=3)
     report(
-        benchmark, ours_s=own, metacontroller_pytorch_s=other, times_faster=other / own,
-        ours_rank16_with_base_s=median_seconds(whole_step, rounds=3),
-    )  # fmt: skip
+        benchmark,
+        Row(name, own, "s", PACKAGE, other),
+        Row(
+            "the same with rank 16 and the upper half of a base model",
+            whole_seconds,
+            "s",
+            PACKAGE + ", rank 7, no base",
+            other,
+        ),
+    )
 
 
 class OneCopyWrapper(gym.Wrapper):
@@ -155,7 +153,7 @@ class OneCopyWrapper(gym.Wrapper):
     def raw_rate(self, at_least):
         """Raw steps per second under codes of the prior, after a warm-up of the same length."""
         for _ in range(2):
-            steps, random, start = 0, np.random.default_rng(0), time.perf_counter()
+            steps, random, start = 0, np.random.default_rng(0), time.process_time()
             while steps < at_least:
                 self.reset()
                 over = False
@@ -163,7 +161,7 @@ class OneCopyWrapper(gym.Wrapper):
                     _, _, terminated, truncated, _ = self.step(random.standard_normal(8).astype(np.float32))
                     steps += self.raw_steps
                     over = terminated or truncated
-            rate = steps / (time.perf_counter() - start)
+            rate = steps / (time.process_time() - start)
         return rate
 
 
@@ -182,10 +180,43 @@ def test_internal_environment(benchmark, small_agent):
     wrapper = env.raw_rate(600)
     with torch.no_grad():
         bare = bare_products(small_agent.base)
+    name = "gridworld's internal environment, 512 episodes"
     report(
-        benchmark, raw_steps_per_s=rate, wrapper_per_s=wrapper, times_wrapper=rate / wrapper,
-        bare_products_per_s=bare, share_of_bare_products=rate / bare,
-    )  # fmt: skip
+        benchmark,
+        Row(name, rate, "raw steps/s", "a one-copy `gym.Wrapper` of the same model", wrapper),
+        Row(name, rate, "raw steps/s", "bare matrix products of the model", bare, bound=True),
+    )
+
+
+def test_stock_runner(benchmark, small_agent, small_weights):
+    """Decisions/s of complete internal episodes, against RLlib's own env runner on the same environment.
+
+    Both step 512 episodes at once; the stock runner has RLlib's default module, two layers of 32 units as ours.
+    """
+    pytest.importorskip("ray")
+    from ray.rllib.algorithms.ppo import PPOConfig
+    from ray.rllib.core.rl_module.default_model_config import DefaultModelConfig
+    from ray.rllib.env.single_agent_env_runner import SingleAgentEnvRunner
+
+    policy, counted = CodePolicy(CodePolicyConfig()), []
+
+    def run():
+        seeds = range(512 * len(counted), 512 * (len(counted) + 1))
+        counted.append(int(sample_code_episodes(small_agent, policy, WORLD, seeds).decisions.sum()))
+
+    benchmark.pedantic(run, rounds=5, warmup_rounds=1)
+    settings = {"metacontroller": str(small_weights), "world": {"tasks": "post_three_pairs"}}
+    config = (
+        PPOConfig()
+        .environment("irl_ray/Internal-v0", env_config=settings)
+        .env_runners(num_envs_per_env_runner=512, gym_env_vectorize_mode="vector_entry_point")
+        .rl_module(model_config=DefaultModelConfig(fcnet_hiddens=[32, 32]))
+    )
+    runner = SingleAgentEnvRunner(config=config)
+    stock = 5120 / median_seconds(lambda: runner.sample(num_timesteps=5120), rounds=3)
+    rate = float(np.mean(counted)) / benchmark.stats.stats.median
+    name = "gridworld's internal environment under a policy, 512 episodes"
+    report(benchmark, Row(name, rate, "decisions/s", "RLlib's own env runner on `irl_ray/Internal-v0`", stock))
 
 
 def bare_products(base, rows=512):
@@ -204,7 +235,6 @@ def test_internal_rl_iteration(benchmark, small_weights):
     ray = pytest.importorskip("ray")
     from irl_ray import InternalRLConfig
     from irl_ray.models import weights
-    from irl_ray.models.code_policy import CodePolicy, CodePolicyConfig, gaussian_log_prob
     from irl_ray.rllib.env_runner import episode_seed
     from irl_ray.rllib.episodes import episode_advantages
 
@@ -245,11 +275,10 @@ def test_internal_rl_iteration(benchmark, small_weights):
             optimizer.step()
 
     whole, alone = benchmark.stats.stats.median, median_seconds(plain, rounds=8)
-    parts = {
-        "sampling_s": "env_runner_sampling_timer",
-        "batch_s": "batch_building_timer",
-        "learning_s": "learner_update_timer",
-        "sync_s": "synch_weights",
-    }
-    split = {name: np.median([t[key] for t in timers]) for name, key in parts.items()}
-    report(benchmark, iteration_s=whole, **split, plain_torch_s=alone, overhead_share=1 - alone / whole)
+    sampling = float(np.median([t["env_runner_sampling_timer"] for t in timers]))
+    name = "an iteration of internal RL, 512 episodes, 4 epochs"
+    report(
+        benchmark,
+        Row(name, whole, "s", "the same in plain PyTorch", alone, bound=True),
+        Row(name, whole, "s", "its sampling alone", sampling, bound=True),
+    )
