@@ -15,9 +15,9 @@ import numpy as np
 COMMAND = "python -m pytest tests/benchmarks --page irl_ray/docs/benchmarks.md"
 HEAD = f"""# Benchmarks
 
-Every row stands beside its alternative, measured in the same process and run: medians by CPU time (what runs beside it
-counts for little), on one thread, models of the small scale with random weights. The ratio tells how many times as fast ours is, or, where the alternative is a bound
-(in italics), which share of it is reached. `{COMMAND}`
+Every row stands beside its alternative, measured in the same process and run: medians by CPU time (what runs beside
+it counts for little), on one thread, models of the small scale with random weights. The ratio tells how many times as
+fast ours is, or, where the alternative is a bound (in italics), which share of it is reached. `{COMMAND}`
 (`pip install -e '.[tests,benchmarks]'`) writes this page anew.
 
 """
