@@ -17,7 +17,7 @@ from irl_ray.analysis.codes import (
     switch_alignment,
 )
 from irl_ray.analysis.control import SubgoalControllers
-from irl_ray.analysis.probe import probe_accuracy
+from irl_ray.analysis.probe import fit_probe, probe_accuracy
 from irl_ray.data.trajectories import random_starts
 from irl_ray.errors import UserError
 from irl_ray.models import weights
@@ -573,6 +573,14 @@ def test_probe_finds_a_planted_label_and_nothing_in_noise():
     planted, nothing = probe_accuracy(noise, labels, torch.arange(3000) // 10)
     assert planted > 0.9
     assert nothing < 0.45
+
+
+def test_a_probe_reads_a_label_off_small_features_beside_large_ones():
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.randint(3, (600,), generator=generator)
+    told = torch.eye(3)[labels] + 0.1 * torch.randn(600, 3, generator=generator)
+    features = torch.cat([1e-3 * told, 100 * torch.randn(600, 4, generator=generator)], 1)[None] + 50
+    assert (fit_probe(features, labels).log_prob(features)[0].argmax(-1) == labels).float().mean() > 0.98
 
 
 def test_alignment_by_hand():

@@ -137,6 +137,17 @@ def test_probes_read_subgoals(tiny_agent, tiny_world):
     np.testing.assert_allclose(belief.sum(1), 1, atol=1e-5)
 
 
+@pytest.mark.parametrize("temperature", [0.5, 2.0])
+def test_actions_are_shown_as_they_are_drawn(tiny_agent, tiny_world, temperature):
+    """Probabilities at the temperature; the highest logit's grow as it falls."""
+    episode = SteeredEpisode(tiny_agent, tiny_world, 3, temperature)
+    episode.step(codes(1)[0])
+    now, shown = episode.now(), steer._state(episode)
+    for logits, probabilities in ((now.steered, shown["steered"]), (now.free, shown["free"])):
+        expected = torch.from_numpy(logits / temperature).softmax(-1)
+        np.testing.assert_allclose(probabilities, expected, atol=1e-4)
+
+
 def test_weights_without_codes_are_refused(tiny_agent, tiny_world):
     bare = weights.Artefact(tiny_agent.world, tiny_agent.base)
     with pytest.raises(UserError, match="metacontroller"):
