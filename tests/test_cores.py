@@ -70,6 +70,17 @@ def test_auto_may_be_written(tmp_path: Path, tiny_weights: Path):
     assert "num_env_runners" not in found.config
 
 
+def test_a_sweep_that_goes_on_keeps_what_tells_its_trials_apart(monkeypatch):
+    monkeypatch.setattr(runner, "most_resources", lambda: {"CPU": 8.0})
+    told = {"name": "x", "run": "InternalRL", "config": {"lr": {"grid_search": [1, 2, 3, 4]}, "num_epochs": 2}}
+    for ended, runners in ((0, 2), (2, 4), (3, 8)):
+        found = runner.runners_here({"experiment": told, "trials": 4}, ended)
+        assert found["num_env_runners"] == runners and not found.keys() & told["config"].keys()
+    fixed = {**told, "config": {**told["config"], "num_env_runners": 1}}
+    assert runner.runners_here({"experiment": fixed, "trials": 4}, 0) == {}
+    assert runner.runners_here({}, 0) == {}  # older than records
+
+
 def test_a_run_of_two_cores_goes_on_on_one(tmp_path: Path, tiny_weights: Path):
     """With the episodes that it would have had."""
     config = {"metacontroller": str(tiny_weights), "policy": {"hidden": 8}, "train_batch_episodes": 64, "seed": 3}

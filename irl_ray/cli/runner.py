@@ -295,14 +295,20 @@ def resume(
         tuner._local_tuner._resume_config.finished = ResumeConfig.ResumeType.RESUME
         tuner._local_tuner._tune_config.scheduler.changes = changes
         start()
-        record = runs.read_record(folder)
-        if told := record.get("experiment"):  # env runners as there are CPUs, and trials to go on, now
-            here = on_all_cores(Experiment(**told), record.get("trials", 1) - len(changes.finished)).config
-            changes.config |= {key: value for key, value in here.items() if key not in told["config"]}
+        changes.config |= runners_here(runs.read_record(folder), len(changes.finished))
         for trial in () if runs.is_finished(folder) and not (stop or config) else saved_trials(folder)[:1]:
             check_resources(Experiment(Path(folder).name, run_name, changes.settings(trial.config)), folder)
         print(f"resuming {folder}", flush=True)
         return _fit(tuner, folder)
+
+
+def runners_here(record: Mapping[str, Any], ended: int) -> dict[str, Any]:
+    """Env runners as there are CPUs now, for the trials of a run that have not ended; settings of its own are left."""
+    if "experiment" not in record:
+        return {}
+    told = Experiment(**record["experiment"])
+    here = on_all_cores(told, record.get("trials", 1) - ended).config
+    return {key: value for key, value in here.items() if key not in told.config}
 
 
 def _settings_of(trial: str) -> dict[str, Any]:
