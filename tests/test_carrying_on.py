@@ -225,7 +225,7 @@ def made(storage: Path, name: str = "x", awaited: str | None = None, ended: bool
     folder = runs.create(one, str(storage), 1, awaited)
     Path(folder, "PretrainTrainable_0").mkdir()
     if ended is not None:
-        trial = [json.dumps({"status": "TERMINATED" if ended else "PAUSED"}), "{}"]
+        trial = [json.dumps({"trial_id": "a", "status": "TERMINATED" if ended else "PAUSED"}), "{}"]
         Path(folder, "experiment_state-2026-01-01_00-00-00.json").write_text(json.dumps({"trial_data": [trial]}))
     return folder
 

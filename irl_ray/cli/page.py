@@ -11,6 +11,7 @@ import contextlib
 import io
 import json
 import re
+import sys
 import threading
 import webbrowser
 from collections.abc import Callable
@@ -63,10 +64,16 @@ def serve(page: Path, make: Callable[[], Pages], port: int) -> ThreadingHTTPServ
         return worker.submit(getattr(pages, method), path, asked).result()
 
     try:
-        return ThreadingHTTPServer(("127.0.0.1", port), _handler(page, answer))
+        return _Server(("127.0.0.1", port), _handler(page, answer))
     except (OSError, OverflowError) as error:
         told = getattr(error, "strerror", None) or "expected 0 to 65535"
         raise UserError(f"--port {port}: {told}; give another, or 0 for any") from None
+
+
+class _Server(ThreadingHTTPServer):
+    def handle_error(self, *request: Any) -> None:
+        if not isinstance(sys.exc_info()[1], ConnectionError):  # a page that was closed meanwhile
+            super().handle_error(*request)
 
 
 def run(server: ThreadingHTTPServer, what: str, browser: bool) -> int:
@@ -141,7 +148,7 @@ def _handler(page: Path, answer: Answerer) -> type[BaseHTTPRequestHandler]:
 
         def _told(self) -> dict[str, Any]:
             size = self.headers.get("Content-Length", "")
-            if not size.isdecimal() or int(size) > MOST:
+            if not size.isdecimal() or len(size) > 9 or int(size) > MOST:
                 raise UserError(f"expected at most {MOST} bytes")
             if self.headers.get_content_type() != "application/json":  # no form of another page
                 raise UserError("expected JSON")
@@ -161,6 +168,8 @@ def _handler(page: Path, answer: Answerer) -> type[BaseHTTPRequestHandler]:
                 self._send(200, *answer(method, self.path.partition("?")[0], told()))
             except UserError as error:
                 self._send(400, *as_json({"error": str(error)}))
+            except Exception as error:  # told on the page, which goes on
+                self._send(500, *as_json({"error": f"{type(error).__name__}: {error}"}))
 
         def _is_ours(self) -> bool:
             """Whether it was asked by a name of this machine, and by no other page."""

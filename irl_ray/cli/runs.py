@@ -20,6 +20,7 @@ from irl_ray.errors import UserError
 from irl_ray.rllib import trainables
 
 RECORD = "experiment.json"
+LOOK = 0.1  # seconds, longer than `is_held` looks
 STATES = re.compile(r"experiment_state-.*\.json")  # Tune's, one for each time that a run was carried on
 
 
@@ -96,14 +97,19 @@ def newest_state(folder: str) -> str | None:
     return places.read_text(places.join(folder, max(states))) if states else None
 
 
+def statuses(folder: str) -> dict[str, str]:
+    """Tune's word for each trial of a run, by its id, as last written; none of a state that was cut off."""
+    try:
+        trials = [json.loads(trial) for trial, _ in json.loads(newest_state(folder) or "")["trial_data"]]
+        return {trial["trial_id"]: trial["status"] for trial in trials}
+    except (ValueError, TypeError, KeyError):
+        return {}
+
+
 def is_finished(folder: str) -> bool:
     """Whether every trial of a run has ended without an error."""
-    try:
-        trials = json.loads(newest_state(folder) or "")["trial_data"]
-        ended = [json.loads(trial)["status"] == "TERMINATED" for trial, _ in trials]
-    except ValueError:  # cut off
-        return False
-    return all(ended) and len(ended) >= read_record(folder).get("trials", 1)
+    found = statuses(folder).values()
+    return all(status == "TERMINATED" for status in found) and len(found) >= read_record(folder).get("trials", 1)
 
 
 def to_carry_on(name: str, storage: str, awaited: str | None = None) -> str | None:
@@ -165,15 +171,25 @@ def stops_of(folder: str) -> dict[str, float]:
 
 
 def is_held(folder: str) -> bool:
-    """Whether a process of this machine is running it; looking keeps nobody from carrying it on for long."""
+    """Whether a process of this machine is running it."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except OSError:
+    except BlockingIOError:
         return True
+    except OSError:  # a file system without locks
+        return False
     finally:
         os.close(descriptor)
     return False
+
+
+def _locked(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 @contextlib.contextmanager
@@ -189,10 +205,8 @@ def held(folder: str) -> Iterator[None]:
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         with contextlib.suppress(OSError):  # a file system without locks
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise UserError(f"{folder}: another process is running it; wait for its end, or stop it") from None
+            if not (_locked(descriptor) or time.sleep(LOOK) or _locked(descriptor)):
+                raise UserError(f"{folder}: another process is running it; wait for its end, or stop it")
         yield
     finally:
         os.close(descriptor)

@@ -34,9 +34,13 @@ def pytest_collection_modifyitems(items):
 
 
 def pytest_sessionfinish(session, exitstatus):
-    path = session.config.getoption("--page")
-    if path is not None and exitstatus == 0:
-        page.write(page.rows_of(session.config._benchmarksession.benchmarks), path, session.config.load_at_begin)
+    path, benchmarks = session.config.getoption("--page"), session.config._benchmarksession.benchmarks
+    if path is None:
+        return
+    if exitstatus or len(benchmarks) < session.testscollected:
+        print(f"\n{path}: not written, for not all benchmarks ran")
+    else:
+        page.write(page.rows_of(benchmarks), path, session.config.load_at_begin)
 
 
 @pytest.fixture(scope="session", autouse=True)
