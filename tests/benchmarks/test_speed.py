@@ -227,7 +227,7 @@ def bare_products(base, rows=512):
 
 
 def test_internal_rl_iteration(benchmark, small_weights):
-    """One iteration (512 episodes, 4 epochs), its parts, and what RLlib costs on top.
+    """One iteration (512 episodes, 4 epochs), and what RLlib costs on top.
 
     The overhead is measured against a plain PyTorch loop that samples the same episodes and takes
     the same gradient steps.
