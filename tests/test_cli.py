@@ -131,7 +131,11 @@ def test_progress_helpers():
 def test_examples(monkeypatch, capsys):
     monkeypatch.chdir(ROOT)
     assert rllib(["example", "list"]) == 0
-    assert "gridworld_internal" in capsys.readouterr().out
+    listed = capsys.readouterr().out.splitlines()
+    first = next(i for i, line in enumerate(listed) if line.startswith("gridworld_pairs "))
+    assert [line.split()[:2] for line in listed[first : first + 4]] == [
+        ["gridworld_pairs", "Discover"], ["then", "Discover"], ["then", "Discover"], ["then", "InternalRL"],
+    ]  # fmt: skip
     assert rllib(["example", "get", "gridworld_internal"]) == 0
     assert "run: InternalRL" in capsys.readouterr().out
     assert rllib(["example", "get", "gridworld_internl"]) == 2

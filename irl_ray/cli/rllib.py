@@ -314,9 +314,12 @@ def example(options: argparse.Namespace) -> int:
         return 0
     import yaml
 
-    for name, path in examples.examples().items():
-        spec = next(iter(yaml.safe_load(path.read_text(encoding="utf-8")).values()))
-        print(f"{name:<32} {spec['run']:<12} {spec.get('description', '')}")
+    found = examples.examples()
+    width = max(map(len, found), default=0)
+    for name, path in found.items():
+        for number, (own, spec) in enumerate(yaml.safe_load(path.read_text(encoding="utf-8")).items()):
+            shown = name if number == 0 else "  then"
+            print(f"{shown:<{width}} {spec['run']:<12} {spec.get('description', own)}")
     print(
         f"Files: {examples.come_along('tuned_configs')}; for clusters: {examples.come_along('cluster')}",
         file=sys.stderr,
