@@ -296,12 +296,36 @@ FIGURES = [
             for n in (102_400, 204_800, 301_056)
         ],
     ),
+    # The ant without a teacher.
+    Figure(
+        "| switches; F1 (±5 steps) | {}; {} | 3.0; 1.00 | | code → colour (chance) | {} ({}) | .984 (.259) | "
+        "| class-mean codes, 0-1-2-3 (training tasks) | {} ({}) | .502 (.789) |",
+        lambda: [
+            card("ant_goals")[name]
+            for name in (
+                "switches_per_episode",
+                "switch_f1",
+                "code_subgoal_accuracy",
+                "code_subgoal_chance",
+                "injected_success",
+                "injected_success_training_tasks",
+            )
+        ],
+    ),
+    Figure(
+        "| internal RL after 40,960; 100,352; 200,704 episodes | {}; .251; .331 |",
+        lambda: after("ant_goals_internal", 40_960),
+    ),
+    Figure(
+        "Controllers trained with labels on this base model, which has seen 102,400 pieces of walks, have {} ({}), so",
+        lambda: controlled(card("ant_goals"), 1),
+    ),
     Figure(
         "four colours, after {} episodes: median of three seeds. Its codes are taught",
         lambda: [runs(ANT)[0].curve[-1][0]],
     ),
     Figure(
-        "by scripts with the settings of `ant_goals.yaml`) | about 0.6 | {} |",
+        "(.33 after twice as many; `ant_goals.yaml`, one run, seed 0) | about 0.6 | {} |",
         lambda: [median(after(ANT, 100_352))],
     ),
     Figure(

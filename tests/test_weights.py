@@ -79,7 +79,7 @@ def test_missing_parts_and_unknown_names(folder):
 
 
 @pytest.mark.parametrize(
-    "name", ["gridworld", "gridworld_pairs", "gridworld_taught", "gridworld_medium", "ant", "babyai"]
+    "name", ["gridworld", "gridworld_pairs", "gridworld_taught", "gridworld_medium", "ant", "ant_goals", "babyai"]
 )
 def test_released_weights_load_and_tell_their_story(name):
     agent = weights.load(name, "metacontroller")
