@@ -296,6 +296,35 @@ FIGURES = [
             for n in (102_400, 204_800, 301_056)
         ],
     ),
+    Figure(
+        "| switches an episode; F1 with pairs (±1 step) | {}; {} | one switch for each pair | | pair told by codes "
+        "(chance); location R²; action accuracy | {} ({}); {}; {} |",
+        lambda: [
+            card("gridworld_medium")[name]
+            for name in (
+                "switches_per_episode",
+                "switch_f1",
+                "code_subgoal_accuracy",
+                "code_subgoal_chance",
+                "code_location_r2",
+                "code_action_accuracy",
+            )
+        ],
+    ),
+    Figure(
+        "| medium, 4, the whole file (`gridworld_medium`) | hidden, 56 | 2,600 | {}; {} | | {} | {} ({}) | {} |",
+        lambda: [
+            card("gridworld_medium")[name]
+            for name in (
+                "switches_per_episode",
+                "switch_f1",
+                "eval/action_nll_hard",
+                "injected_success_clean_slate",
+                "injected_success_training_tasks_clean_slate",
+                "random_code_reach_clean_slate",
+            )
+        ],
+    ),
     # The ant without a teacher.
     Figure(
         "| switches; F1 (±5 steps) | {}; {} | 3.0; 1.00 | | code → colour (chance) | {} ({}) | .984 (.259) | "
