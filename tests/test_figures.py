@@ -325,6 +325,16 @@ FIGURES = [
             )
         ],
     ),
+    Figure(
+        "met its first success after {} episodes and had {} after 102,400 and {} after {}, in {} minutes beside other",
+        lambda: [
+            first_success(run := runs("gridworld_medium_pairs")[0]),
+            *after("gridworld_medium_pairs", 102_400),
+            *after("gridworld_medium_pairs", 151_552),
+            151_552,
+            run.seconds / 60,
+        ],
+    ),
     # The ant without a teacher.
     Figure(
         "| switches; F1 (±5 steps) | {}; {} | 3.0; 1.00 | | code → colour (chance) | {} ({}) | .984 (.259) | "
