@@ -963,8 +963,8 @@ FIGURES = [
     Figure(
         "for seven steps (layer 0: {} to {}) and is lost again; `irl-ray probe` on other demonstrations: {} to {} |",
         lambda: [
-            *(look("gridworld_medium_probe")["probability"][0][step] for step in (1, 7)),
-            *(look("gridworld_medium_probe")["accuracy"][layer] for layer in (0, -1)),
+            *(look("gridworld_medium_taught_probe")["probability"][0][step] for step in (1, 7)),
+            *(look("gridworld_medium_taught_probe")["accuracy"][layer] for layer in (0, -1)),
         ],
     ),
     Figure(
@@ -995,8 +995,8 @@ FIGURES = [
     Figure(
         "| {} instead of {}; {} instead of {} ({} walks) | `irl-ray codes WEIGHTS",
         lambda: [
-            *injection("gridworld_medium_codes"),
-            look("gridworld_medium_codes")["injection"]["walks_unseen"],
+            *injection("gridworld_medium_taught_codes"),
+            look("gridworld_medium_taught_codes")["injection"]["walks_unseen"],
         ],
     ),
     Figure(
